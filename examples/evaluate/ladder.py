@@ -3,8 +3,8 @@
     edistill evaluate kd-s0 hydra-s0 --json > runs.json
     python examples/evaluate/ladder.py runs.json
 
-writes `ladder.png`: figures by the number of members, each student at what it costs. Below the line it is worth more
-members than it costs. Wants matplotlib.
+writes `ladder.png`: figures by the number of members, with each student at its cost. A student below the line is worth
+more members than it costs. Needs matplotlib.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ NAMES = {"nll": "NLL", "mean_kl": "mean KL, nats", "model_uncertainty_l1": "l1 o
 
 
 def at(run: dict[str, Any], figure: str, worth: float | None) -> float | None:
-    """The figure that the ladder has at a number of members, between its steps."""
+    """The student's figure; for model uncertainty that of the ladder at its worth, interpolated between steps."""
     if worth is None:
         return None
     if figure == "nll":

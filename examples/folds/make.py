@@ -1,8 +1,8 @@
-"""Five folds of gradient boosting, of which nothing is kept but what they said: python examples/folds/make.py FOLDER
+"""Five folds of gradient boosting, of which only the outputs are kept: python examples/folds/make.py FOLDER
 
-The table is scikit-learn's digits: 64 counts a row, of pen strokes in squares of a page, and the digit written there.
-Of 600 labeled rows each fold says what it thinks of those that it did not see, as it is kept for stacking; of 750 rows
-without labels and of 447 test rows all five do.
+The table is scikit-learn's digits: 64 counts per row, of pen strokes in squares of a page, and the digit written there.
+For 600 labeled rows, each fold predicts only those that it was not trained on, as for stacking; for 750 rows without
+labels and for 447 test rows, all five do.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def main() -> None:
     for fold, (seen, held) in enumerate(StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(train, labels_of)):
         member = HistGradientBoostingClassifier(max_iter=60, random_state=fold).fit(train[seen], labels_of[seen])
         said = {name: member.predict_proba(x[part]) for name, part in parts.items()}
-        said["train"][seen] = np.nan  # it knows these rows by heart
+        said["train"][seen] = np.nan  # it was trained on these rows
         np.savez_compressed(folder / "teachers" / f"fold-{fold}.npz", **said)
         members.append(member)
         folds[held] = fold

@@ -1,7 +1,7 @@
 """A folder with a text, a vocabulary and an ensemble of LSTMs, trained by the recipe of the born-again paper.
 
-python examples/language/make.py wikipedia ../shared/data/text, where that folder holds WikiText-2's validation and test
-texts: the first makes training and validation, half of the second the test.
+Run python examples/language/make.py wikipedia ../shared/data/text, where that folder contains WikiText-2's validation
+and test texts: the first becomes training and validation text, half of the second becomes the test text.
 """
 
 from __future__ import annotations
@@ -54,14 +54,14 @@ TIED = """tied = "embedding"                  # of every head the output layer i
 
 @dataclass(frozen=True)
 class Recipe:
-    """Section 5 of the paper: SGD, whose rate falls when the validation perplexity does not, or not by enough.
+    """Section 5 of the paper: SGD whose rate drops when the validation perplexity does not fall far enough.
 
     Attributes:
         network: a body of model.py.
-        batch: lanes that the text is cut into; each lane's state is carried from one step to the next.
-        rate: on the loss that is summed over the 35 steps and is the mean over lanes.
-        fall: what the rate is multiplied by.
-        threshold: in perplexity.
+        batch: lanes that the text is divided into; each lane's state is carried from one step to the next.
+        rate: for the loss summed over the 35 steps and averaged over the lanes.
+        fall: the factor on the rate.
+        threshold: the fall of the perplexity that is far enough.
     """
 
     network: str = "lstm"
@@ -76,7 +76,7 @@ PAPER = {"lstm": Recipe(batch=20), "cnn_lstm": Recipe("cnn_lstm", batch=20, rate
 
 
 def split_texts(texts: Path, folder: Path, share: float, most: int) -> None:
-    """train, validation and test texts, and the tokens of the first, the most frequent, one a line."""
+    """Write the train, validation and test texts, and the most frequent tokens of the first, one per line."""
     first = (texts / "wikitext2-valid.txt").read_text(encoding="utf-8").splitlines(keepends=True)
     second = (texts / "wikitext2-test.txt").read_text(encoding="utf-8").splitlines(keepends=True)
     cut = int(0.85 * len(first))
@@ -98,13 +98,13 @@ def read_ids(folder: Path, name: str) -> NDArray[np.int64]:
 
 
 def lanes(ids: NDArray[np.int64], batch: int) -> Tensor:
-    """(batch, T): the text in so many parts side by side."""
+    """The text as `batch` parts side by side, (batch, T)."""
     return torch.from_numpy(ids[: len(ids) // batch * batch].reshape(batch, -1))
 
 
 @torch.no_grad()
 def perplexity(network: nn.Module, ids: NDArray[np.int64]) -> float:
-    """With the state carried from the text's first token to its last."""
+    """The perplexity of a text, with the state carried from its first token to its last."""
     network.eval()
     text, state, nll = torch.from_numpy(ids)[None], None, 0.0
     for start in range(0, text.shape[1] - 1, 500):
@@ -115,14 +115,14 @@ def perplexity(network: nn.Module, ids: NDArray[np.int64]) -> float:
 
 
 def train_member(network: nn.Module, folder: Path, seed: int, recipe: Recipe) -> float:
-    """In place, to the weights of its best epoch; returns their validation perplexity."""
+    """Train a member in place to the weights of its best epoch; returns their validation perplexity."""
     torch.manual_seed(seed)
     text, validation = lanes(read_ids(folder, "train"), recipe.batch), read_ids(folder, "validation")
     rate, best, kept = recipe.rate, math.inf, copy.deepcopy(network.state_dict())
     for _ in range(recipe.epochs):
         network.train()
         state = None
-        offset = int(torch.randint(UNROLL, ()))  # or every epoch cuts the text at the same tokens
+        offset = int(torch.randint(UNROLL, ()))  # otherwise every epoch would cut the text at the same tokens
         for start in range(offset, text.shape[1] - 1, UNROLL):
             chunk = text[:, start : start + UNROLL + 1]
             out, state = network(chunk[:, :-1], state)
@@ -164,7 +164,7 @@ def toml(width: int, recipe: Recipe) -> str:
 
 
 def save_member(member: nn.Module, path: Path) -> None:
-    """Of tied weights the embedding alone."""
+    """Save a member; of tied weights, only the embedding."""
     state = member.state_dict()
     if member.tied:
         del state["decoder.weight"]
@@ -172,7 +172,7 @@ def save_member(member: nn.Module, path: Path) -> None:
 
 
 def new_member(folder: Path, width: int, seed: int, network: str = "lstm") -> nn.Module:
-    """An untrained one, by the folder's own model.py and vocabulary."""
+    """An untrained member, from the folder's own model.py and vocabulary."""
     import importlib.util
 
     spec = importlib.util.spec_from_file_location("model", folder / "model.py")

@@ -1,7 +1,7 @@
 """The born-again paper's language models, small: an LSTM whose output layer is its embedding, and a CNN-LSTM.
 
-Each takes ids (B, L) and, if there is one, the state that it returned before them. A body gives features and the new
-state; a member gives logits and the new state.
+Each takes ids (B, L) and, optionally, the state that it returned for the tokens before them. A body returns features
+and the new state; a member returns logits and the new state.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ State = tuple[Tensor, Tensor]
 
 
 class LSTM(nn.Module):
-    """Embedding, LSTM, dropout around each layer (Zaremba et al. 2014, arXiv:1409.2329)."""
+    """Embedding and LSTM, with dropout around each layer (Zaremba et al. 2014, arXiv:1409.2329)."""
 
     def __init__(self, tokens: int, width: int, layers: int, dropout: float) -> None:
         super().__init__()
@@ -30,12 +30,12 @@ class LSTM(nn.Module):
 
 
 class CNNLSTM(nn.Module):
-    """Each token's letters through convolutions of several widths, a highway, an LSTM (Kim et al. 2016,
+    """Convolutions of several widths over each token's letters, highway layers and an LSTM (Kim et al. 2016,
     arXiv:1508.06615).
 
     Args:
-        spelled: (K, S) the letters of each token, 0 behind its end.
-        widths: of the convolutions; there are `filters` times as many of each as it is wide, at most `most`.
+        spelled: (K, S), the letters of each token, padded with 0.
+        widths: of the convolutions; one of width w has `filters` · w channels, but at most `most`.
     """
 
     spelled: Tensor
@@ -61,19 +61,19 @@ class CNNLSTM(nn.Module):
         self.gates = nn.ModuleList(nn.Linear(size, size) for _ in range(highways))
         self.maps = nn.ModuleList(nn.Linear(size, size) for _ in range(highways))
         for gate in self.gates:
-            nn.init.constant_(gate.bias, -2.0)  # carries at first
+            nn.init.constant_(gate.bias, -2.0)  # passes its input through at first
         self.rnn = nn.LSTM(size, width, layers, batch_first=True, dropout=dropout if layers > 1 else 0.0)
         self.drop = nn.Dropout(dropout)
 
     def words(self, ids: Tensor) -> Tensor:
-        """(B, L) to what their letters say, (B, L, size)."""
-        if not self.training:  # an exported graph cannot have as many rows as there are different words
+        """Map ids (B, L) to features of their letters, (B, L, size)."""
+        if not self.training:  # an exported graph cannot have as many rows as there are distinct words
             return self.read(ids.flatten()).unflatten(0, (ids.shape[0], ids.shape[1]))
         different, at = ids.unique(return_inverse=True)
         return self.read(different)[at]
 
     def read(self, ids: Tensor) -> Tensor:
-        """(N,) to (N, size)."""
+        """Map ids (N,) to features (N, size)."""
         letters = self.letters(self.spelled[ids]).transpose(1, 2)
         x = torch.cat([conv(letters).tanh().amax(-1) for conv in self.convolutions], dim=1)
         for gate, mapped in zip(self.gates, self.maps, strict=True):
@@ -87,7 +87,7 @@ class CNNLSTM(nn.Module):
 
 
 class Model(nn.Module):
-    """A body and its output layer, which may be the body's embedding."""
+    """A body with an output layer, which may be the body's embedding."""
 
     def __init__(self, body: nn.Module, tokens: int, width: int, tied: bool) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ class Model(nn.Module):
 
 
 def spelled(vocabulary: list[str], longest: int = 20) -> Tensor:
-    """(K, longest) letters as numbers from 2, between 1 and 1; 0 is nothing."""
+    """The letters of each token as numbers from 2 on, between two 1s and padded with 0, (K, longest)."""
     letters = {letter: at for at, letter in enumerate(sorted(set("".join(vocabulary))), start=2)}
     rows = [[1, *(letters[letter] for letter in token[: longest - 2]), 1] for token in vocabulary]
     return torch.tensor([row + [0] * (longest - len(row)) for row in rows])
@@ -124,6 +124,6 @@ def cnn_lstm(width: int = 64, layers: int = 1, dropout: float = 0.2, letters: in
 
 
 def make_teacher(width: int = 64, layers: int = 1, dropout: float = 0.2, network: str = "lstm") -> Model:
-    """The LSTM with its embedding as its output layer, or "cnn_lstm" with one of its own."""
+    """The LSTM with its embedding as output layer, or "cnn_lstm" with an output layer of its own."""
     body = {"lstm": lstm, "cnn_lstm": cnn_lstm}[network](width, layers, dropout)
     return Model(body, len(read_vocabulary()), width, tied=network == "lstm")

@@ -1,4 +1,4 @@
-"""How many weights the language models of the born-again paper have, beside what it states (its table 6)."""
+"""The parameter counts of the born-again paper's language models, beside the paper's figures (its table 6)."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import torch
 from model import CNNLSTM, LSTM, Model
 from torch import nn
 
-TOKENS, LETTERS = 10_000, 51  # of the Penn Treebank as the paper has it
+TOKENS, LETTERS = 10_000, 51  # of the paper's Penn Treebank
 
 
 def count(module: nn.Module) -> float:
-    """In millions."""
+    """The number of parameters, in millions."""
     return sum(parameter.numel() for parameter in module.parameters()) / 1e6
 
 
 def models() -> dict[str, tuple[nn.Module, str]]:
-    """Each model and what the paper states of its size; on no device, since nobody runs them."""
+    """Each model, and the size that the paper states; on the meta device, since they are never run."""
     with torch.device("meta"):
         tied = {n: Model(LSTM(TOKENS, 1500, n, 0.65), TOKENS, 1500, tied=True) for n in (1, 2)}
         words = torch.full((TOKENS, 21), LETTERS, device="cpu")

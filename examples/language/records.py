@@ -1,6 +1,7 @@
-"""What a record keeps of a position, and what a student makes of it: all classes, some drawn ones, the likeliest ones.
+"""What a record keeps of a position, and what a student makes of it: all classes, some drawn ones, or the likeliest
+ones.
 
-python examples/language/records.py ../shared/data/text --work FOLDER trains a small ensemble and one student from each
+python examples/language/records.py ../shared/data/text --work FOLDER trains a small ensemble and a student from each
 kind of record, on the ensemble's prediction alone, and writes records.csv beside this file.
 """
 
@@ -28,16 +29,17 @@ from ensemble_distill.predictive.sampled import Sampled
 
 Target = Categorical | Sampled
 WINDOW, ROWS, LARGE = make.UNROLL, 20, 33_000
-SEEN = 10  # batches whose gradients are compared
+SEEN = 10  # batches in which gradients are compared
 
 
 @dataclass(frozen=True)
 class Records:
-    """A way to keep what members say of positions.
+    """A way to store the members' outputs at positions.
 
     Attributes:
-        teacher: members' probabilities (A, M, K), and A numbers to draw by, to what is read of the record.
-        size: bytes a position and member of K classes, M members and so many different ids.
+        teacher: maps the members' probabilities (A, M, K), and A numbers to draw by, to the outputs read from the
+            record.
+        size: bytes per position and member, from K classes, M members and the number of distinct ids.
     """
 
     teacher: Callable[[NDArray[np.float64], NDArray[np.float64]], Sampled | Categorical]
@@ -52,7 +54,7 @@ def dense() -> Records:
 
 
 def sampled(n: int) -> Records:
-    """As the cache keeps them."""
+    """Classes drawn as in the cache."""
     said, drawn = Format("sampled", (n + 1,), "float16"), Format("drawn", (2 * n + 1,), "uint16")
 
     def teacher(p: NDArray[np.float64], uniforms: NDArray[np.float64]) -> Sampled:
@@ -68,7 +70,7 @@ def sampled(n: int) -> Records:
 
 
 def counted(draws: int) -> Records:
-    """Independent draws from the members' mean, with their counts: unbiased, too."""
+    """Independent draws from the members' mean, with their counts, which is unbiased too."""
 
     def teacher(p: NDArray[np.float64], uniforms: NDArray[np.float64]) -> Sampled:
         q, ids = p.mean(1), np.zeros((len(p), draws), np.int64)
@@ -81,12 +83,12 @@ def counted(draws: int) -> Records:
             log_p[at, :, : len(found)] = np.log(p[at][:, found])
         return _known(ids, weight, log_p)
 
-    # an id, a count and q are shared, of each id that was drawn at all
+    # an id, its count and q are shared by the members, for each distinct id
     return Records(teacher, lambda _, members, different: different * (2 + (2 + 1 + 4) / members))
 
 
 def likeliest(n: int) -> Records:
-    """The n largest probabilities of each member's own, which are made to sum to 1."""
+    """The n classes with the largest mean probability, each member's probabilities normalized to sum to 1."""
 
     def teacher(p: NDArray[np.float64], _: NDArray[np.float64]) -> Sampled:
         q = p.mean(1)
@@ -115,14 +117,14 @@ KINDS = {
 
 
 def windows(ids: NDArray[np.int64]) -> Tensor:
-    """(N, 2 · WINDOW + 1): each window's context, itself, and the token behind it."""
+    """Each window with its context and the token after it, (N, 2 · WINDOW + 1)."""
     count = (len(ids) - 1) // WINDOW
     stream = np.concatenate([np.full(WINDOW, 1), ids])
     return torch.from_numpy(np.stack([stream[at * WINDOW : (at + 2) * WINDOW + 1] for at in range(count)]))
 
 
 def said(network: nn.Module, rows: Tensor) -> Tensor:
-    """Logits of each position of the windows, (B · WINDOW, K)."""
+    """Logits at each position of the windows, (B · WINDOW, K)."""
     out, _ = network(rows[:, :-1])
     return out[:, WINDOW:].flatten(0, 1)
 
@@ -144,7 +146,7 @@ class Study:
 
     @torch.no_grad()
     def targets(self, kind: Records) -> Target:
-        """What records say that the members predict together of all training positions, each drawn once and for all."""
+        """The ensemble's prediction at all training positions as records keep it, each drawn once and for all."""
         found = []
         for at in torch.arange(len(self.train)).split(50):
             logits = torch.stack([said(member, self.train[at]) for member in self.members], 1)
@@ -184,7 +186,8 @@ class Study:
         return student
 
     def angle(self, student: nn.Module, targets: Target, whole: Target, seed: int) -> float:
-        """Degrees between the gradients of a batch by this record and by all classes, the mean of some."""
+        """The angle in degrees between the gradients from this record and from all classes, averaged over some
+        batches."""
         found = []
         student.eval()
         for at, _ in zip(batches(self.train, seed, 0), range(SEEN), strict=False):

@@ -1,7 +1,7 @@
 """The born-again paper's table 6, small: teacher → BAN+L in language, with seeds and paired intervals.
 
-python examples/language/study.py ../shared/data/text --work FOLDER runs one arm after the other and appends each to
-FOLDER/results.csv; started again it goes on where it was. --table prints what is there.
+python examples/language/study.py ../shared/data/text --work FOLDER runs one arm after another and appends each to
+FOLDER/results.csv; started again, it continues where it was. --table prints the results so far.
 """
 
 from __future__ import annotations
@@ -29,34 +29,34 @@ from ensemble_distill import cache_logits, evaluate, load_settings, load_student
 
 Sets = dict[str, object]
 COLUMNS = ("arm", "seed", "validation", "test", "seconds")
-# arms that one teacher makes, each with its seed, or none: networks like the teacher; and those of four teachers. The
-# latter, and those that are told apart by it, follow the recipe of the folder's edistill.toml: AdamW. By the paper's
-# rates heads of their own learn less (a Hydra's validation perplexity is 27.5, and 24.8 by AdamW)
+# Arms of one teacher, each with its seed or with none, whose networks are like the teacher's; and those of four
+# teachers. The latter, and the arms compared with them, follow the recipe of the folder's edistill.toml: AdamW. With
+# the paper's rates, separate heads learn less (a Hydra's validation perplexity is 27.5, against 24.8 with AdamW).
 LIKE_IT = {"student.heads": []}
 OF_ONE = {
     "ban": {"train.method": "ban", "method.objective": "ban"} | LIKE_IT,
     "ban+l": {"train.method": "ban", "method.objective": "ban+l"} | LIKE_IT,
     "supervised": {"train.method": "supervised"} | LIKE_IT,
 }
-FOUR = {"teachers.path": "four", "output.cache": "cache-four"}  # the first four teachers, and what they say
+FOUR = {"teachers.path": "four", "output.cache": "cache-four"}  # the first four teachers, and their outputs
 ADAMW = {f"{arm}, AdamW": sets for arm, sets in OF_ONE.items()}
 OF_FOUR = {
     "hydra, AdamW": {"train.method": "hydra"} | FOUR,
     "hydra with labels, AdamW": {"train.method": "hydra", "method.label-weight": 1.0} | FOUR,
     "kd, AdamW": {"train.method": "kd"} | LIKE_IT | FOUR,
 }
-GIVEN = ("network", "rate", "share", "tokens", "width", "epochs")  # what all arms of a folder have in common
+GIVEN = ("network", "rate", "share", "tokens", "width", "epochs")  # shared by all arms of a folder
 PUBLISHED = {"LSTM": (71.87, 68.56), "CNN-LSTM": (80.05, 76.97)}  # Penn Treebank test perplexity, teacher and BAN+L
 
 
 def for_students(recipe: make.Recipe, arm: str) -> Sets:
-    """The recipe of a member: what is summed over 35 steps there is a mean here."""
+    """The recipe of a member as settings of a student, whose loss is a mean over the 35 steps instead of their sum."""
     rate = make.UNROLL * recipe.rate
     return {
         "train.opt": "sgd",
         "train.momentum": 0.0,
         "train.weight-decay": 0.0,
-        # on the sum of two terms, as far as on their mean
+        # the loss is a sum of two terms, so half the rate moves as far as on their mean
         "train.lr": rate / 2 if arm in ("ban+l", "bane-2") else rate,
         "train.clip-grad": make.CLIP / make.UNROLL,
         "train.sched": "plateau",
@@ -68,7 +68,8 @@ def for_students(recipe: make.Recipe, arm: str) -> Sets:
 
 
 def arms(seeds: int, few: int) -> Iterator[tuple[str, int]]:
-    """In the order in which they run: what is compared first, seed by seed, and then what needs four teachers."""
+    """The arms in the order in which they run: first those to compare, seed by seed, then those that need four
+    teachers."""
     for seed in range(seeds):
         yield from ((arm, seed) for arm in ("teacher", "second", *OF_ONE))
     for arm in ("bane-2", *ADAMW, *OF_FOUR):
@@ -77,7 +78,7 @@ def arms(seeds: int, few: int) -> Iterator[tuple[str, int]]:
 
 
 def perplexity(work: Path, run: str) -> tuple[float, float]:
-    """Of a student, on validation and test, as `evaluate` finds them: from a context of one window."""
+    """A student's perplexity on validation and test, as `evaluate` computes it: from a context of one window."""
     student = load_student(work / "runs" / run, trust=True)
     first, second = (
         in_windows(lambda ids: student(ids)[0, 0], make.read_ids(work, name)) for name in ("validation", "test")
@@ -86,7 +87,7 @@ def perplexity(work: Path, run: str) -> tuple[float, float]:
 
 
 def evaluated(work: Path, run: str, model: str, sets: Sets) -> tuple[float, float]:
-    """Of what else `evaluate` shows beside a run."""
+    """The perplexity on validation and test of another model that `evaluate` shows for a run."""
     settings = load_settings(work / "edistill.toml", sets)
     found = [evaluate(settings, run, split=split) for split in ("validation", "test")]
     first, second = (float(one.models[model]["perplexity"]) for one in found)
@@ -94,8 +95,10 @@ def evaluated(work: Path, run: str, model: str, sets: Sets) -> tuple[float, floa
 
 
 def taught(work: Path, arm: str, seed: int, recipe: make.Recipe, width: int) -> tuple[float, float]:
-    """A member by the paper's recipe, whose perplexity is taken as that of students is. The second is the same under
-    another seed."""
+    """Train a member by the paper's recipe; returns its perplexities, computed as those of students.
+
+    The arm "second" is the same with another seed.
+    """
     member = member_of(work, arm, seed, recipe, width).eval()
     validation, test = (
         in_windows(lambda ids: member(ids)[0][0, -make.UNROLL :], make.read_ids(work, name))
@@ -105,7 +108,7 @@ def taught(work: Path, arm: str, seed: int, recipe: make.Recipe, width: int) -> 
 
 
 def member_of(work: Path, arm: str, seed: int, recipe: make.Recipe, width: int) -> nn.Module:
-    """It is trained, and kept among the teachers or the others."""
+    """Train a member, and save it among the teachers or the others."""
     folder = work / ("teachers" if arm == "teacher" else "others")
     number = seed if arm == "teacher" else 1000 + seed
     member = make.new_member(work, width, number, recipe.network)
@@ -116,7 +119,7 @@ def member_of(work: Path, arm: str, seed: int, recipe: make.Recipe, width: int) 
 
 
 def teach_missing(work: Path, arm: str, seed: int, recipe: make.Recipe, width: int) -> None:
-    """Teachers that an arm needs and another machine has trained, and the folder of four."""
+    """Train the teachers that an arm needs and this machine lacks, and make the folder of four."""
     four = arm in OF_FOUR or arm == "ensemble"
     for number in range(4) if four else [seed]:
         path = work / "teachers" / f"member-{number}.safetensors"
@@ -129,12 +132,12 @@ def teach_missing(work: Path, arm: str, seed: int, recipe: make.Recipe, width: i
 
 @torch.no_grad()
 def in_windows(said: Callable[[Tensor], Tensor], ids: NDArray[np.int64], size: int = make.UNROLL) -> float:
-    """Perplexity as `evaluate` has it: each window from no state at the beginning of the one before.
+    """Perplexity as `evaluate` computes it: each window starts without a state at the beginning of the one before.
 
     Args:
-        said: ids (1, 2 · size) to logits (size, K) of the last of them.
+        said: maps ids (1, 2 · size) to logits (size, K) of the last ones.
     """
-    end, nll, rest = 1, 0.0, -len(ids) % size  # <eos> stands before the text; what is behind it does not count
+    end, nll, rest = 1, 0.0, -len(ids) % size  # <eos> precedes the text; what follows it does not count
     stream = torch.from_numpy(np.concatenate([np.full(size + 1, end), ids, np.full(rest, end)]))
     for start in range(0, len(ids), size):
         chunk, count = stream[start : start + 2 * size + 1], min(size, len(ids) - start)
@@ -143,7 +146,8 @@ def in_windows(said: Callable[[Tensor], Tensor], ids: NDArray[np.int64], size: i
 
 
 def learned(work: Path, arm: str, seed: int, recipe: make.Recipe) -> tuple[float, float]:
-    """A student from the cache. Of the teacher's own seed it would start from the teacher's weights."""
+    """Train a student from the cache, with another seed than its teacher's, whose weights it would otherwise start
+    from."""
     sets: Sets = {"train.seed": 2000 + seed, "output.name": name_of(arm, seed)}
     if arm in OF_FOUR:
         sets |= OF_FOUR[arm]
@@ -164,9 +168,9 @@ def name_of(arm: str, seed: int) -> str:
 
 
 def of_four(work: Path, recipe: make.Recipe) -> tuple[float, float]:
-    """The ensemble's own, which `evaluate` shows beside any student of it."""
+    """The perplexities of the ensemble of four, which `evaluate` shows for any of its students."""
     arm = "kd, AdamW"
-    if not (work / "runs" / name_of(arm, 0)).exists():  # another machine has trained it
+    if not (work / "runs" / name_of(arm, 0)).exists():  # trained on another machine
         learned(work, arm, 0, recipe)
     return evaluated(work, name_of(arm, 0), "ensemble", FOUR)
 
@@ -184,7 +188,7 @@ def run(work: Path, seeds: int, few: int, recipe: make.Recipe, width: int) -> No
             found = taught(work, arm, seed, recipe, width)
         else:
             teach_missing(work, arm, seed, recipe, width)
-            cache_logits(load_settings(work / "edistill.toml"))  # nothing is done where it is up to date
+            cache_logits(load_settings(work / "edistill.toml"))  # does nothing if it is up to date
             started = time.monotonic()
             found = of_four(work, recipe) if arm == "ensemble" else learned(work, arm, seed, recipe)
         with results.open("a") as file:
@@ -194,7 +198,7 @@ def run(work: Path, seeds: int, few: int, recipe: make.Recipe, width: int) -> No
 
 
 def refuse_others(work: Path, now: dict[str, float | str]) -> None:
-    """Arms of other sizes belong in another folder."""
+    """Refuse to mix arms of other sizes in one folder."""
     path = work / "study.json"
     if path.exists() and (then := json.loads(path.read_text())) != now:
         raise SystemExit(f"{work} was begun with {then}, and now it is {now}. Give these again, or another --work.")
@@ -208,7 +212,7 @@ def rows(results: Path) -> list[dict[str, str]]:
 
 
 def apart(one: dict[int, float], other: dict[int, float]) -> str:
-    """Of paired seeds, the mean difference in logarithms, in percent, with its 95 % interval from three seeds on."""
+    """The mean difference of logarithms over paired seeds, in percent, with its 95 % interval; from three pairs on."""
     pairs = [100 * (math.log(one[seed]) - math.log(other[seed])) for seed in one if seed in other]
     if len(pairs) < 3 or one is other:
         return "–"
@@ -217,7 +221,8 @@ def apart(one: dict[int, float], other: dict[int, float]) -> str:
 
 
 def table(file: Path) -> None:
-    """Test perplexity of each arm, and its differences from its own teacher and from what labels alone teach."""
+    """Print the test perplexity of each arm, and its differences from its own teacher and from training on labels
+    alone."""
     found: dict[str, dict[int, float]] = defaultdict(dict)
     for row in rows(file):
         found[row["arm"]][int(row["seed"])] = float(row["test"])

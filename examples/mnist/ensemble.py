@@ -1,6 +1,6 @@
 """Train 50 MLPs on MNIST, ten at a time, in minutes: python examples/mnist/ensemble.py ../shared
 
-Goes on where it was interrupted. Members differ in initialization and in the order of their rows, and in nothing else.
+Continues where it was interrupted. Members differ only in initialization and in the order of their rows.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from batched import Batched, save_members, train  # noqa: E402
 from common import arguments, write_json  # noqa: E402
 
 MEMBERS, GROUP = 50, 10
-EPOCHS, BATCH, LR, WEIGHT_DECAY = 8, 256, 5e-3, 0.1  # of ten tried, the best validation accuracy
+EPOCHS, BATCH, LR, WEIGHT_DECAY = 8, 256, 5e-3, 0.1  # the best of ten tried, by validation accuracy
 MEAN, STD = 0.1307, 0.3081
 
 
@@ -32,7 +32,7 @@ def main() -> None:
 
 
 def train_members(data: Path, work: Path) -> None:
-    """`teachers/member-00.safetensors` … and `ensemble.json`, how good they are, under `work`."""
+    """Write `teachers/member-00.safetensors` … and `ensemble.json`, their figures, under `work`."""
     for start in range(0, MEMBERS, GROUP):
         _train_group(data, work, range(start, start + GROUP))
     if not (work / "ensemble.json").exists():
@@ -68,7 +68,8 @@ def _rows(data: Path, split: str) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def _figures(members: Sequence[dict[str, Tensor]], data: Path, split: str) -> dict[str, dict[str, float]]:
-    """Accuracy, NLL, Brier score and model uncertainty of the ensemble, and the mean member's, in nats."""
+    """Accuracy, NLL, Brier score and model uncertainty in nats of the ensemble, and the first three of the mean
+    member."""
     x, y = _rows(data, split)
     module = make_teacher().eval()
     logits = []

@@ -1,8 +1,8 @@
 """A patient student from scratch on MNIST: python examples/mnist/patient.py ../shared
 
-The hydra of run.py, one body of 200 units under heads [100, 100, 10], no start from members; for more epochs, at a
-higher rate. Each training that is done is a line of patient.csv beside this file, and is passed over then, so that the
-runs go on anywhere. `--epochs 16 --seeds 0` does one of them.
+The hydra of run.py, one body of 200 units with heads [100, 100, 10] and no start from members, trained for more epochs
+at a higher rate. Each finished training is a line of patient.csv beside this file, and is then skipped, so that the
+runs can continue anywhere. `--epochs 16 --seeds 0` runs one of them.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def _trained(work: Path, epochs: str, seed: str) -> dict[str, Any]:
-    """What `evaluate` says on the test rows, the seconds of all of it, and the command that trained."""
+    """The figures of `evaluate` on the test rows, the seconds of everything, and the training command."""
     started = time.monotonic()
     name = f"patient-{epochs}-s{seed}"
     command = f"train --name {name} --seed {seed} --epochs {epochs} {RECIPE} {VIEWS}"
@@ -70,7 +70,7 @@ def _figures(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _print_table(epochs: str, lines: list[dict[str, str]]) -> None:
-    """Means ± standard deviations over seeds, a figure a line."""
+    """Print means ± standard deviations over seeds, a figure per line."""
     print(f"\n{epochs} epochs, {len(lines)} of {len(SEEDS)} seeds")
     for key in lines[0] if lines else ():
         if key not in ("epochs", "seed", "seconds", "command") and lines[0][key] not in ("", "None"):

@@ -1,6 +1,6 @@
 """Every method on MNIST, three seeds each, beside the ensemble of 50 MLPs: python examples/mnist/run.py ../shared
 
-Goes on where it was interrupted. `evaluate` writes evaluation.csv; table.py makes of it the table of README.md.
+Continues where it was interrupted. `evaluate` writes evaluation.csv, which table.py turns into the table of README.md.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from common import arguments, edistill, gray_cifar10  # noqa: E402
 from ensemble import train_members  # noqa: E402
 from table import METHODS, SEEDS, print_table  # noqa: E402
 
-# by the validation NLL of seed 0, endd's first temperature was chosen among 2.5, 5 and 10 (its default)
+# endd's first temperature was chosen among 2.5, 5 and 10 (the default), by the validation NLL of seed 0
 OPTIONS = {"endd": "--set method.first-temperature=5"}
 OOD_ROWS = 2000
 
@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def prepare(shared: Path, work: Path) -> None:
-    """Settings, networks, data and members in `work`; what is there is left as it is."""
+    """Write settings, networks, data and members to `work`; existing ones are kept."""
     for name in ("edistill.toml", "model.py"):
         shutil.copy(HERE / name, work / name)
     if not (work / "mnist.npz").exists():

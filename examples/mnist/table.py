@@ -23,7 +23,7 @@ COLUMNS = {  # heading: section and figure
     "parameters": ("cost", "parameters"),
     "MACs": ("cost", "macs"),
 }
-# Tran et al. 2020, its table 1; BS there is the usual Brier score minus 1
+# Tran et al. 2020, table 1; its BS is the usual Brier score minus 1
 PAPER = {
     "Ensemble": (0.9851, 0.0439, -0.9780, 9.97e-6),
     "Prior Networks": (0.9842, 0.0521, -0.9285, 0.1158),
@@ -33,7 +33,8 @@ PAPER = {
 
 
 def print_table(evaluation: Path) -> None:
-    """Markdown: a row for each system, mean ± standard deviation over seeds; the paper's rows beneath."""
+    """Print a Markdown table with a row per system, mean ± standard deviation over seeds, and the paper's rows
+    below."""
     with evaluation.open(newline="", encoding="utf-8") as file:
         lines = list(csv.DictReader(file))
     values = {(line["section"], line["figure"], line["model"]): line["value"] for line in lines}

@@ -1,7 +1,7 @@
 """A folder with data of five labels and eight members, in seconds: python examples/multi_label/make.py topics
 
-The data is scikit-learn's `make_multilabel_classification`: documents as counts of 20 words, each about any of five
-topics, or about none. Members differ in initialization and in the order of rows.
+The data is scikit-learn's `make_multilabel_classification`: documents as counts of 20 words, each about any number of
+five topics, or about none. Members differ in initialization and in the order of rows.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def loss(outputs: Tensor, y: Tensor) -> Tensor:
-    """−Σ ln p(label) over the labels, of logits (…, 5) and labels (…, 5)."""
+    """−Σ ln p(label) over the labels, from logits (…, 5) and labels (…, 5)."""
     return binary_cross_entropy_with_logits(outputs, y, reduction="none").sum(-1)
 
 

@@ -1,4 +1,4 @@
-"""Write the command reference beside this file, from what `--help` of each command says.
+"""Write the command reference beside this file, from the `--help` of each command.
 
 python examples/reference/make.py
 """
@@ -40,7 +40,7 @@ def reference() -> str:
 
 
 def _command(name: str) -> Iterator[str]:
-    """A command by the signature of its function, from which typer makes its help."""
+    """The section of a command, from the signature of its function, as in typer's help."""
     holder = typer.Typer()
     importlib.import_module(f"ensemble_distill.cli.{name.replace('-', '_')}").register(holder)
     function: Any = holder.registered_commands[0].callback
@@ -70,10 +70,10 @@ class Parameter:
 
     @property
     def named(self) -> str:
-        """`--batch-size N`, `-b`"""
+        """The names with the value: `--batch-size N`, `-b`."""
         if self.argument:
             return f"`{self.info.metavar or self.name.upper()}`"
-        written = [self.info.default, *(self.info.param_decls or ())]  # the first of Option(…) is in either place
+        written = [self.info.default, *(self.info.param_decls or ())]  # Option(…) has its first name in either
         names = [name for one in written if isinstance(one, str) for name in one.split("/")]
         long, *others = sorted(names or [f"--{self.name.replace('_', '-')}"], key=lambda name: name[:2] != "--")
         return ", ".join(f"`{name}`" for name in [f"{long}{self.value}", *others])
@@ -95,7 +95,7 @@ class Parameter:
 
 
 def _plain(text: str) -> str:
-    """A text that markdown shows as it is, in a cell of a table."""
+    """The text escaped so that Markdown shows it literally in a table cell."""
     return re.sub(r"[*<>|\[\]]", r"\\\g<0>", re.sub(r"\s+", " ", text).strip())
 
 

@@ -1,7 +1,7 @@
 """A folder with data of two targets and eight members, in seconds: python examples/regression/make.py heat-pump
 
-A heat pump's heat (kW) and electric power (W) at a temperature outside, a temperature of the water and a speed, as a
-rule of thumb has them. Members differ in initialization and in the order of rows.
+The heat (kW) and electric power (W) of a heat pump, by a rule of thumb, from the outside temperature, the water
+temperature and the speed. Members differ in initialization and in the order of rows.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def measured(rows: int, rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Standardized features (rows, 3), and heat in kW and power in W (rows, 2), each measured to 3 % or so."""
+    """Standardized features (rows, 3), and heat in kW and power in W (rows, 2), with errors of about 3 %."""
     x = rng.uniform(-1, 1, size=(rows, 3))
     outside, water, speed = 5 + 15 * x[:, 0], 45 + 10 * x[:, 1], 0.65 + 0.35 * x[:, 2]
     heat = 12 * speed * (1 + 0.025 * outside - 0.004 * (water - 45))
@@ -57,7 +57,7 @@ def measured(rows: int, rng: np.random.Generator) -> tuple[NDArray[np.float32], 
 
 
 def nll(outputs: Tensor, y: Tensor) -> Tensor:
-    """−Σ ln N(y; μ, σ²) over the targets, of outputs (…, 4) and targets (…, 2)."""
+    """−Σ ln N(y; μ, σ²) over the targets, from outputs (…, 4) and targets (…, 2)."""
     mean, log_variance = outputs.chunk(2, dim=-1)
     square = (y - mean).square() * (-log_variance).exp()
     return (0.5 * (math.log(2 * math.pi) + log_variance + square)).sum(-1)

@@ -1,5 +1,7 @@
-"""Make an ensemble whose members do not fit together into the memory that a process is given, cache it so, and say how
-much memory that took: python examples/scale/members.py FOLDER [MEMBERS [MEGABYTES [ROOM]]], all sizes in megabytes."""
+"""Cache an ensemble whose members together exceed the memory of a process, and report the memory that this took.
+
+python examples/scale/members.py FOLDER [MEMBERS [MEGABYTES [ROOM]]], with all sizes in megabytes.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,7 @@ views.count = 2
 train.device = "cpu"
 train.workers = 0
 """
-# how much a process may have beside what it has once it is started
+# limits the memory that a process can gain after its start
 LIMITED = """
 import resource, sys
 import ensemble_distill.workflows.cache_logits
@@ -43,7 +45,7 @@ app()
 
 
 def make(folder: Path, members: int, size: int) -> None:
-    """Members of about `size` bytes each, and 512 rows."""
+    """Write members of about `size` bytes each, and 512 rows."""
     width = int((size / 4) ** 0.5)
     (folder / "teachers").mkdir(parents=True)
     (folder / "model.py").write_text(CODE)
@@ -59,7 +61,7 @@ def make(folder: Path, members: int, size: int) -> None:
 
 
 def cached(folder: Path, name: str, room: int) -> None:
-    """Cache it in a process that may have `room` bytes more than at its start, 0 for any number."""
+    """Cache the ensemble in a process that can gain `room` bytes after its start; 0 for no limit."""
     before, begun = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, time.monotonic()
     command = [sys.executable, "-c", LIMITED, "cache-logits", "--set", f"output.cache={name}", str(room)]
     status = subprocess.run(command, cwd=folder, stdout=subprocess.DEVNULL).returncode

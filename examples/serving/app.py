@@ -1,4 +1,4 @@
-"""An exported student as a web service: requests that wait at the same time are answered as one batch.
+"""An exported student as a web service that answers requests that wait at the same time as one batch.
 
 python app.py model.onnx
 """
@@ -14,9 +14,9 @@ from pydantic import BaseModel
 from serve import Student
 
 MOST = 32  # rows of a batch
-WAIT = 0.002  # seconds in which others may come
-WAITING = 1024  # rows, beyond which a request is sent away
-A_NUMBER = 64  # bytes of a row's number in a request, with what stands around it, beyond which that is too long
+WAIT = 0.002  # seconds to wait for others
+WAITING = 1024  # waiting rows, beyond which a request is refused
+A_NUMBER = 64  # most bytes of a number in a request, with its separators
 
 
 class Row(BaseModel):
@@ -26,21 +26,22 @@ class Row(BaseModel):
 
 
 class Batcher:
-    """Answers rows, those together that wait together."""
+    """Answers rows, in one batch those that wait at the same time."""
 
     def __init__(self, ask, most=MOST, wait=WAIT, waiting=WAITING):
-        """`ask` makes a list of as many answers of an array of rows, in a thread of its own."""
+        """`ask` maps an array of rows to a list of as many answers; it runs in a thread of its own."""
         self.ask, self.most, self.wait = ask, most, wait
         self.queue = asyncio.Queue(waiting)
 
     async def __call__(self, row):
-        """The answer of one row. Raises asyncio.QueueFull where too many wait, and what `ask` raises of its batch."""
+        """The answer for one row; raises asyncio.QueueFull if too many wait, and whatever `ask` raises for its
+        batch."""
         answer = asyncio.get_running_loop().create_future()
         self.queue.put_nowait((row, answer))
         return await answer
 
     async def run(self):
-        """Answer for ever."""
+        """Answer requests forever."""
         while True:
             batch = [await self.queue.get()]
             if self.queue.qsize() < self.most - 1:
@@ -49,10 +50,10 @@ class Batcher:
                 batch.append(self.queue.get_nowait())
             try:
                 found = await asyncio.to_thread(self.ask, np.stack([row for row, _ in batch]))
-            except Exception as error:  # is told to those who asked, and the next are answered
+            except Exception as error:  # passed on to the requests of this batch; later ones are answered
                 found = [error] * len(batch)
             for (_, answer), said in zip(batch, found, strict=True):
-                if answer.done():  # who asked is gone
+                if answer.done():  # the client has gone
                     continue
                 if isinstance(said, Exception):
                     answer.set_exception(said)
@@ -61,7 +62,7 @@ class Batcher:
 
 
 class Bounded:
-    """An application that reads no more than so many bytes of a request's body; a longer one gets status 413."""
+    """An application that limits the bytes of a request's body; a longer one gets status 413."""
 
     def __init__(self, app, most):
         self.app, self.most = app, most
@@ -73,7 +74,7 @@ class Bounded:
             nonlocal read
             message = await receive()
             read += len(message.get("body", b""))
-            if read > self.most:  # what is still to come is not read, and so ends the connection
+            if read > self.most:  # the rest is not read, which ends the connection
                 raise HTTPException(413, f"a request has at most {self.most:,} bytes", {"Connection": "close"})
             return message
 
@@ -81,7 +82,7 @@ class Bounded:
 
 
 def make_app(model, **limits):
-    """The service of a file; `limits` are those of `Batcher`."""
+    """The service for an exported file; `limits` are those of `Batcher`."""
     student = Student(model)
     batcher = Batcher(student, **limits)
 
@@ -104,7 +105,7 @@ def make_app(model, **limits):
             x = student.ready([row.x])[0]
             if not np.isfinite(x).all():
                 raise ValueError("a number of the row is not finite")
-        except (ValueError, TypeError) as error:  # before it is in a batch with others
+        except (ValueError, TypeError) as error:  # before it joins a batch with others
             raise HTTPException(422, f"x is no row of {student.kind} {tuple(student.shape)}: {error}") from None
         try:
             return await batcher(x)

@@ -1,10 +1,10 @@
-"""How fast is a student in less precision? fp32 ÷ fp16 and fp32 ÷ int8, on one thread, where layers are large.
+"""How fast is a student in lower precision? fp32 ÷ fp16 and fp32 ÷ int8, on one thread, with large layers.
 
     python examples/serving/precision.py
 
-Each body is trained for an epoch on random pictures under the heads of two small members, and exported with
-`--fp16 --int8 --force`: what it says is worth nothing, and how long it takes does not depend on that. The files are
-timed in turn, over and over, and the medians divided, so that what else the machine does falls on all of them.
+Each body is trained for one epoch on random pictures, with heads for two small members, and exported with
+`--fp16 --int8 --force`: its predictions are worthless, but its latency does not depend on them. The files are timed in
+turn, over and over, and the medians are divided, so that other work on the machine affects all of them alike.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def exported(work: Path, body: str, size: int) -> Sequence[Path]:
-    """`model.onnx`, `model-fp16.onnx` and `model-int8.onnx` of a student with that body."""
+    """The files `model.onnx`, `model-fp16.onnx` and `model-int8.onnx` of a student with this body."""
     rng = np.random.default_rng(0)
     for split in ("train", "validation"):
         x = rng.integers(0, 256, (ROWS, size, size, 3), np.uint8)
@@ -77,7 +77,7 @@ def exported(work: Path, body: str, size: int) -> Sequence[Path]:
 
 
 def medians(files: Sequence[Path], rows: int, size: int, seconds: float) -> list[float]:
-    """Of each file on so many rows, in seconds."""
+    """The median seconds of each file on `rows` rows."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     sessions = [onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"]) for file in files]

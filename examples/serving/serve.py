@@ -1,4 +1,4 @@
-"""What an exported student says of the rows of an .npz, by onnxruntime and NumPy alone.
+"""The predictions of an exported student for the rows of an .npz, with only onnxruntime and NumPy.
 
 python serve.py model.onnx rows.npz
 """
@@ -12,7 +12,8 @@ import onnxruntime
 
 
 class Student:
-    """Rows to a record each: the task's answer and its uncertainties. A picture has the network's size already."""
+    """Maps rows to a record each: the task's prediction and its uncertainties; pictures must have the network's
+    size."""
 
     def __init__(self, path):
         self.session = onnxruntime.InferenceSession(path)
@@ -25,14 +26,14 @@ class Student:
             raise SystemExit(f"{path} takes {kind}, and this file makes floats: give one without --uint8-input.")
 
     def ready(self, x):
-        """Rows (B, ...) as the graph takes them: pictures are (B, H, W) or (B, H, W, C) in levels of 0 to 255.
+        """Rows (B, ...) as the graph takes them; pictures are (B, H, W) or (B, H, W, C) with levels from 0 to 255.
 
-        Raises ValueError for what is none of these.
+        Raises ValueError for anything else.
         """
         x = np.asarray(x)
         if x.dtype.kind not in "iuf":
             raise ValueError(f"it holds {x.dtype}, and rows are numbers")
-        with np.errstate(over="ignore"):  # which are infinite then
+        with np.errstate(over="ignore"):  # overflows become infinite
             x = x.astype(np.float32)
         if self.kind == "pixels":
             if list(x.shape[1:3]) != self.how["size"]:
@@ -47,7 +48,7 @@ class Student:
         return x
 
     def __call__(self, x):
-        """A record for each of the rows (B, ...) that `ready` made."""
+        """A record for each of the rows (B, ...) from `ready`."""
         names = [output.name for output in self.session.get_outputs() if not output.name.startswith("head_")]
         found = dict(zip(names, self.session.run(names, {self.session.get_inputs()[0].name: x}), strict=True))
         if self.task == "classification":
@@ -62,6 +63,6 @@ if __name__ == "__main__":
         for record in student(student.ready(np.load(sys.argv[2])["x"])):
             print(json.dumps(record))
         sys.stdout.flush()
-    except BrokenPipeError:  # nobody reads on, as behind `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is not written yet
+    except BrokenPipeError:  # the reader has gone, as after `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for output that is still buffered
         sys.exit(141)

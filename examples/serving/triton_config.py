@@ -1,4 +1,4 @@
-"""A model repository for NVIDIA's Triton of an exported student: its file, and a config.pbtxt that fits it.
+"""A model repository for NVIDIA's Triton from an exported student: its file, and a matching config.pbtxt.
 
 python triton_config.py model.onnx repository --name student
 """
@@ -40,7 +40,7 @@ def config(path, name, most=64, wait=2000):
     """The text of config.pbtxt.
 
     Args:
-        most: rows of a batch at most; wait: microseconds in which others may come.
+        most: largest number of rows in a batch; wait: microseconds to wait for others.
     """
     session = onnxruntime.InferenceSession(path)
     inputs, outputs = session.get_inputs(), session.get_outputs()
@@ -56,7 +56,7 @@ def config(path, name, most=64, wait=2000):
 
 
 def _end(end):
-    """An input or an output without the size of the batch. One number a row is (1,) to Triton, and () to the graph."""
+    """An input or output without the batch dimension; one number per row is (1,) for Triton, and () for the graph."""
     sizes = [str(size) if isinstance(size, int) else "-1" for size in end.shape[1:]]
     reshape = "" if sizes else "\n    reshape: { shape: [ ] }"
     return END.format(name=end.name, type=TYPES[end.type], dims=", ".join(sizes or ["1"]), reshape=reshape)

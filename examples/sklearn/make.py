@@ -1,6 +1,6 @@
 """Six scikit-learn classifiers of one table, as ONNX and as outputs alone: python examples/sklearn/make.py FOLDER
 
-The table is scikit-learn's digits: 64 counts a row, of pen strokes in squares of a page, and the digit written there.
+The table is scikit-learn's digits: 64 counts per row, of pen strokes in squares of a page, and the digit written there.
 Two forests, two gradient boostings and two MLPs are trained on bootstrap samples of the same 900 rows.
 """
 
@@ -51,7 +51,7 @@ def main() -> None:
     for name, estimator in estimators():
         rows = np.random.default_rng(sum(map(ord, name))).integers(0, SPLITS["train"], SPLITS["train"])
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that 60 rounds are few for an MLP
+            warnings.simplefilter("ignore")  # 60 rounds are few for an MLP
             estimator.fit(x[rows], y[rows])
         types = [("X", FloatTensorType([None, x.shape[1]]))]
         graph = to_onnx(estimator, initial_types=types, options={id(estimator): {"zipmap": False}})

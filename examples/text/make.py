@@ -1,8 +1,8 @@
-"""A folder with sentences of 20 articles, and an ensemble of small BERTs that tell which article each is from.
+"""A folder with sentences of 20 articles, and an ensemble of small BERTs that recognize the article of each.
 
-python examples/text/make.py articles ../shared/data/text, where that folder holds WikiText-2's validation and test
-texts: 20 long articles of the first are the classes, and sentences of the second are out-of-distribution. Each
-member has a tokenizer of its own, one of them of more tokens. On two idle cores it takes a few minutes.
+Run python examples/text/make.py articles ../shared/data/text, where that folder contains WikiText-2's validation and
+test texts: 20 long articles of the first are the classes, and sentences of the second are out-of-distribution. Each
+member has a tokenizer of its own, one of them with more tokens. It takes a few minutes on two idle cores.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch.nn.functional import cross_entropy
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
 HERE = Path(__file__).parent
-LENGTH, SHORTEST = 48, 8  # tokens that a sentence is cut to; words that it has at least
+LENGTH, SHORTEST = 48, 8  # tokens that a sentence is truncated to, and fewest words of a sentence
 SHARES = {"train": 0.7, "validation": 0.1, "test": 0.2}
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 VOCABULARY = (1000, 1000, 1000, 2000)  # tokens of each member
@@ -49,7 +49,7 @@ def write(path: Path, rows: Rows) -> None:
 
 
 def data(folder: Path, texts: Path) -> tuple[dict[str, Rows], list[str]]:
-    """The splits, by name, as files too; and the articles in the order of the classes."""
+    """Write the splits; returns them by name, and the articles in the order of the classes."""
     known = articles(texts / "wikitext2-valid.txt")
     toml = tomllib.loads((HERE / "edistill.toml").read_text(encoding="utf-8"))
     classes: list[str] = toml["data"]["columns"]["classes"]
@@ -67,7 +67,7 @@ def data(folder: Path, texts: Path) -> tuple[dict[str, Rows], list[str]]:
 
 
 def new_tokenizer(sentences: list[str], size: int) -> PreTrainedTokenizerFast:
-    """WordPiece, as BERT's, of the training sentences."""
+    """A WordPiece tokenizer like BERT's, trained on these sentences."""
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()

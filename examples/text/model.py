@@ -1,4 +1,4 @@
-"""A body of one's own: a convolution over tokens, which honors the mask."""
+"""A custom body: a convolution over tokens that respects the mask."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 
 class Convolution(nn.Module):
-    """Ids and mask (B, L) to features (B, 2·width): of each channel the largest and the mean over the text's tokens."""
+    """Maps ids and mask (B, L) to features (B, 2·width): the maximum and the mean of each channel over the text's
+    tokens."""
 
     def __init__(self, tokens: int, width: int) -> None:
         super().__init__()

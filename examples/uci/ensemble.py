@@ -1,7 +1,7 @@
 """Train 50 MLPs on each split of the UCI sets, all 50 at once: python examples/uci/ensemble.py ../shared
 
-Members emit a mean and a log-variance and learn by their own NLL (Lakshminarayanan et al. 2017, without adversarial
-examples). They differ in initialization, order of rows and dropped units. Goes on where it was interrupted.
+Members predict a mean and a log-variance, and are trained by their own NLL (Lakshminarayanan et al. 2017, without
+adversarial examples). They differ in initialization, order of rows and dropout. Continues where it was interrupted.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ LR, WEIGHT_DECAY = 3e-3, 0.1
 
 @dataclass(frozen=True)
 class Recipe:
-    """What differs between sets; set after trying a few by the mixture's NLL on validation rows of the first splits."""
+    """What differs between sets, chosen among a few by the mixture's NLL on the validation rows of the first splits."""
 
     epochs: int
     batch_size: int
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def train_set(uci: Path, name: str, work: Path, splits: Sequence[int] = range(SPLITS)) -> None:
-    """The splits of a set, each a folder `work/NAME/split-K`; what is finished is left as it is."""
+    """Train the splits of a set, each in a folder `work/NAME/split-K`; finished ones are kept."""
     figures = []
     for number in splits:
         folder = work / name / f"split-{number}"
@@ -70,7 +70,7 @@ def train_set(uci: Path, name: str, work: Path, splits: Sequence[int] = range(SP
 
 
 def _train_split(split: Split, recipe: Recipe, number: int, folder: Path) -> None:
-    """`data/`, `teachers/`, `target.json` (what the target is standardized by) and, last, `ensemble.json`."""
+    """Write `data/`, `teachers/`, `target.json` (the target's standardization) and, last, `ensemble.json`."""
     started = time.monotonic()
     write_split(split, folder / "data")
     write_json(folder / "target.json", {"mean": split.mean, "std": split.std})
@@ -94,13 +94,16 @@ def _train_split(split: Split, recipe: Recipe, number: int, folder: Path) -> Non
 
 
 def _nll(outputs: Tensor, y: Tensor) -> Tensor:
-    """−ln N(y; μ, σ²) of outputs (…, 2), mean and log-variance, for targets (…)."""
+    """−ln N(y; μ, σ²) from outputs (…, 2), mean and log-variance, and targets (…)."""
     mean, log_variance = outputs.unbind(-1)
     return 0.5 * (math.log(2 * math.pi) + log_variance + (y - mean).square() * (-log_variance).exp())
 
 
 def _figures(members: Batched, split: Split, part: str) -> dict[str, dict[str, float]]:
-    """RMSE, NLL, 95 % coverage and share of model variance of the mixture, and the mean member's, in target units."""
+    """RMSE, NLL, 95 % coverage and share of model variance of the mixture, and the first three of the mean member.
+
+    RMSE and NLL are in the target's unit.
+    """
     x, y = (torch.from_numpy(array) for array in split.parts[part])
     y = (y.double() - split.mean) / split.std
     outputs = members.predict(x).double()

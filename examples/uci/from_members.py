@@ -1,8 +1,8 @@
 """Students that start from their members: python examples/uci/from_members.py ../shared --sets concrete
 
-The first layers of ten members side by side, a bottleneck of 24 channels that all heads read, and behind it for every
-member the least-squares map to what its own second layer gave, and its output layer; then 2,000 steps, as for the
-students of run.py. Goes on where it was interrupted.
+The first layers of ten members side by side, a bottleneck of 24 channels that all heads read and, for every member, the
+least-squares map to the output of its own second layer, followed by its output layer; then 2,000 steps, as for the
+students of run.py. Continues where it was interrupted.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def _write(work: Path) -> list[list[Any]]:
-    """The table of all splits that are done, of whichever sets."""
+    """Write the table of all finished splits of all sets; returns its rows."""
     rows = []
     for name in FOLDERS:
         for number in range(SPLITS):
@@ -68,7 +68,7 @@ def _write(work: Path) -> list[list[Any]]:
 
 
 def settings_of(folder: Path, seed: int) -> Settings:
-    """`edistill.toml` with what differs between splits, as `--set KEY=VALUE` would."""
+    """`edistill.toml` with the settings that differ between splits, as with `--set KEY=VALUE`."""
     rows, inputs = np.load(folder / "data" / "train.npz")["x"].shape
     given = load_settings(folder / "edistill.toml")
     return load_settings(
@@ -96,7 +96,7 @@ def _figures(document: dict[str, Any]) -> list[float]:
 
 
 def _print_pooled(names: np.ndarray, values: np.ndarray) -> None:
-    """Each set's means ± standard errors over splits, beside the ensemble's."""
+    """Print each set's means ± standard errors over splits, relative to the ensemble's."""
     for name in dict.fromkeys(names):
         rmse, rmse_s, nll, nll_s, covered, covered_s, explained, l1, share = values[names == name].T
         apart = {"RMSE": rmse_s / rmse - 1, "NLL": nll_s - nll, "coverage": covered_s - covered}

@@ -1,10 +1,13 @@
-"""The networks: members of two hidden layers of 100, and a student body of one hidden layer of 50."""
+"""The networks: members with two hidden layers of 100, and a student body with one hidden layer of 50."""
 
 from torch import nn
 
 
 def make_teacher(inputs: int, width: int = 100, dropout: float = 0.0) -> nn.Module:
-    """Features (B, inputs) to mean and log-variance (B, 2) of the standardized target; dropout only while training."""
+    """A member, from features (B, inputs) to mean and log-variance (B, 2) of the standardized target.
+
+    Dropout is active only in training.
+    """
     return nn.Sequential(
         nn.Linear(inputs, width),
         nn.ReLU(),
@@ -17,11 +20,11 @@ def make_teacher(inputs: int, width: int = 100, dropout: float = 0.0) -> nn.Modu
 
 
 def make_body(inputs: int, width: int = 50) -> nn.Module:
-    """Features (B, inputs) to features (B, width)."""
+    """A body, from features (B, inputs) to features (B, width)."""
     return nn.Sequential(nn.Linear(inputs, width), nn.ReLU())
 
 
 def make_whole(inputs: int, width: int = 100) -> nn.Module:
-    """Features (B, inputs) to features (B, width): a member without its last layer."""
+    """A body, from features (B, inputs) to features (B, width): a member without its last layer."""
     layers = list(make_teacher(inputs, width).children())
     return nn.Sequential(*layers[:-1])

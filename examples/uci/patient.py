@@ -1,8 +1,8 @@
 """Patient students from scratch on the sets where those of run.py fail: python examples/uci/patient.py ../shared
 
-The student is the same: one body of 50 units under linear heads, no start from members. But it takes four times the
-steps, on the rows as they are. Each split that is done is a line of patient.csv beside this file, and is passed over
-then, so that the runs go on anywhere. `--splits 0 1 2` does some of the splits.
+The student is the same: one body of 50 units with linear heads, and no start from members. But it takes four times the
+steps, on the rows as they are. Each finished split is a line of patient.csv beside this file, and is then skipped, so
+that the runs can continue anywhere. `--splits 0 1 2` runs some of the splits.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ MEMBERS = ("worth_prediction", "worth_uncertainty", "worth_uncertainty_control",
 
 @dataclass(frozen=True)
 class Recipe:
-    """What differs between sets; chosen on the validation rows of the first split."""
+    """What differs between sets, chosen on the validation rows of the first split."""
 
     batch_size: int
 
@@ -73,7 +73,7 @@ def _distilled(folder: Path, recipe: Recipe, number: int) -> dict[str, Any]:
 
 
 def settings_of(folder: Path, recipe: Recipe, seed: int) -> Settings:
-    """`edistill.toml` with what differs between splits, as `--set KEY=VALUE` would."""
+    """`edistill.toml` with the settings that differ between splits, as with `--set KEY=VALUE`."""
     rows, inputs = np.load(folder / "data" / "train.npz")["x"].shape
     return load_settings(
         folder / "edistill.toml",
@@ -103,7 +103,7 @@ def _figures(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _print_pooled(name: str, lines: list[dict[str, str]]) -> None:
-    """A set's means ± standard errors over the splits that are done, as a row of README.md."""
+    """Print a set's means ± standard errors over the finished splits, as a row of README.md."""
     if not lines:
         return
 

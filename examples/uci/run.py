@@ -1,7 +1,7 @@
 """Hydra, distillation and a supervised student on every split of the UCI sets: python examples/uci/run.py ../shared
 
-Trains the ensembles first where they are not there. Goes on where it was interrupted; `--sets boston` does a part.
-The roads of all splits run in this one process, by the functions behind the commands of the same names.
+Trains the ensembles first if they do not exist. Continues where it was interrupted; `--sets boston` runs a part. All
+splits run in this one process, by the functions behind the commands of the same names.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def distilled(folder: Path, seed: int) -> dict[str, Any]:
-    """The road on one split: what `edistill evaluate` says of the students there."""
+    """Run the whole workflow on one split; returns the document of `evaluate` for its students."""
     for file in ("edistill.toml", "model.py"):
         shutil.copy(HERE / file, folder / file)
     rows, inputs = np.load(folder / "data" / "train.npz")["x"].shape
@@ -59,7 +59,7 @@ def distilled(folder: Path, seed: int) -> dict[str, Any]:
 
 
 def settings_of(folder: Path, rows: int, inputs: int, seed: int, method: str = METHODS[0]) -> Settings:
-    """`edistill.toml` with what differs between splits, as `--set KEY=VALUE` would."""
+    """`edistill.toml` with the settings that differ between splits, as with `--set KEY=VALUE`."""
     given = load_settings(folder / "edistill.toml")
     return load_settings(
         folder / "edistill.toml",
@@ -75,7 +75,7 @@ def settings_of(folder: Path, rows: int, inputs: int, seed: int, method: str = M
 
 
 def write_results(work: Path, sets: list[str]) -> None:
-    """`results.csv`, a row for each split and model, and on the screen their means ± standard errors over splits."""
+    """Write `results.csv`, a row per split and model, and print their means ± standard errors over splits."""
     rows = []
     for name in sets:
         for number in range(SPLITS):

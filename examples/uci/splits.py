@@ -16,7 +16,7 @@ FOLDERS = {
     "power-plant": "power-plant",
 }
 SPLITS = 10
-HELD_OUT = 0.1  # share of a split's training rows that are its validation rows
+HELD_OUT = 0.1  # share of a split's training rows used for validation
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Split:
     Attributes:
         parts: train, validation and test: x float32 (N, F), standardized by the training rows, and y float32 (N,)
             in the target's unit.
-        mean, std: the target's, over the training rows.
+        mean, std: of the target over the training rows.
     """
 
     parts: dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]
@@ -35,7 +35,7 @@ class Split:
 
 
 def read_split(uci: Path, name: str, split: int) -> Split:
-    """Split 0 to 9 of a set. Its test rows are the given ones; a tenth of the given training rows validates."""
+    """A split of a set, 0 to 9, with its given test rows; a tenth of the given training rows is for validation."""
 
     def indices(file: str) -> NDArray[np.int64]:
         return np.loadtxt(folder / f"index_{file}.txt", dtype=np.int64, ndmin=1)
@@ -54,7 +54,7 @@ def read_split(uci: Path, name: str, split: int) -> Split:
 
 
 def write_split(split: Split, folder: Path) -> None:
-    """`train.npz`, `validation.npz` and `test.npz` in `folder`."""
+    """Write `train.npz`, `validation.npz` and `test.npz` to `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     for part, (x, y) in split.parts.items():
         np.savez_compressed(folder / f"{part}.npz", x=x, y=y)
