@@ -133,7 +133,11 @@ def stored_inputs(folder: Path, manifest: Manifest, split: str, views: Sequence[
 
 
 def refuse_unknown(member: str, names: Sequence[str], where: str) -> None:
-    """Raise EdistillError for a `train.teacher` that none of the members in a cache or a folder is."""
+    """Raise EdistillError if `train.teacher` names no member of a cache or a folder.
+
+    Args:
+        where: what messages call the cache or the folder.
+    """
     if member not in names:
         near = f"{told} " if (told := meant(member, names, "")) else ""
         raise EdistillError(

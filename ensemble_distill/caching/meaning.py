@@ -19,8 +19,8 @@ UNLESS = "If it is right as it is, set cache.check-labels = false."
 def refuse_other_meaning(writer: Writer, name: str, source: Source, todo: Sequence[RecordKey], panel: Panel) -> None:
     """Refuse a member whose answers are plainly in another order or unit than the data's.
 
-    This happens before its records are accepted. If it is only likely, warn. Without `Asking.check_labels`, warn in
-    both cases.
+    This happens before its records are accepted. A mere suspicion is a warning; without `Asking.check_labels`, so is a
+    plain contradiction.
 
     Raises:
         EdistillError: `Asking.check_labels` is on, and a member's answers plainly mean something else.

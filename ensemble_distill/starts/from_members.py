@@ -64,7 +64,7 @@ class FromMembers:
 
         Returns:
             R² of the adapters on the first of these batches, the share of the variance of the last stages' inputs that
-                they explain. 1 is all of it; NaN if the inputs do not vary.
+            they explain. 1 is all of it; NaN if the inputs do not vary.
         """
         heads, body = student.heads, student.body
         assert isinstance(heads, LastStageHeads)

@@ -51,14 +51,14 @@ class Asked:
 
 @dataclass(frozen=True)
 class Among:
-    """What a student is made for and from, with or without a cache of it.
+    """What a student is built for and from, with or without a cache.
 
     Attributes:
-        task: what the answer of a row is.
-        names: of the members that it learns from.
-        teachers: all members, where they are still there.
+        task: the kind of answer.
+        names: the members it learns from.
+        teachers: all members that can still be opened.
         source: the rows to train on.
-        preprocessing: the student's; None for rows that networks are given as they are.
+        preprocessing: the student's; None if rows go to networks as they are.
     """
 
     task: Task
@@ -92,6 +92,6 @@ class Learned:
 
     @property
     def among(self) -> Among:
-        """What the student is made for and from."""
+        """What the student is built for and from."""
         names, source = tuple(self.cache.manifest.names), self.splits["train"].source
         return Among(self.task, names, self.teachers, source, self.preprocessing)

@@ -70,8 +70,8 @@ def checkpoint_bytes(student: int, averaged: bool) -> int:
 def _until(asked: Callable[[], bool], steps: Iterable[Rows], first: int) -> Iterator[Rows]:
     """The rows of each step, until a stop is requested; `first` counts the steps done before.
 
-    Once a stop is requested, errors are ignored: the same signal may have ended the loader processes. Several processes
-    stop after the same step, and ask each other only every `READ_EVERY` steps.
+    Once a stop is requested, an EdistillError is ignored: the same signal may have ended the loader processes. Several
+    processes stop after the same step, and ask each other only every `READ_EVERY` steps.
     """
     try:
         for step, rows in enumerate(steps, first + 1):

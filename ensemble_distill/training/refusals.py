@@ -34,7 +34,7 @@ def refuse_generations(generations: int | None) -> None:
 
 
 def refuse_no_chain(named: str, method: Method, options: BaseModel, student: StudentSettings, generations: int) -> None:
-    """Raise EdistillError where students cannot follow each other in a chain."""
+    """Raise EdistillError if the method or the start of the student does not allow a chain of generations."""
     asked = f"train.generations is {generations}, and {named}"
     if student.from_members:
         raise EdistillError(

@@ -66,7 +66,7 @@ def begin_among(asked: Asked, among: Among, shown: Tensor, in_reach: InReach) ->
 
     Args:
         shown: some training rows as the student sees them, (B, …).
-        in_reach: returns what a head emits, given the members' weights, so that a fresh one is near what it learns.
+        in_reach: returns the family of a head, given the members' weights, so that a fresh head begins near its target.
 
     Raises:
         EdistillError: the student cannot be built, or cannot start as the settings ask.

@@ -45,9 +45,9 @@ def evaluate(
 
     Returns:
         The figures; `to_json()` is the document of `evaluate --json`. They are kept in the run as
-            `evaluations/SPLIT.json`, with the figures of each row in an `.npz` beside it, if that can be written. For a
-            chain, the student is the last generation; `models` has each generation, and BANE, the averages of the first
-            2, 3, ... generations' predictions, as `bane-2`, `bane-3`, ....
+        `evaluations/SPLIT.json`, with the figures of each row in an `.npz` beside it, if that can be written. For a
+        chain, the student is the last generation; `models` has each generation, and BANE, the averages of the first 2,
+        3, ... generations' predictions, as `bane-2`, `bane-3`, ....
 
     Raises:
         EdistillError: there is no such run or split; the data is not what the cache was made from, or not what the

@@ -105,7 +105,7 @@ def _validation(workspace: Workspace, cache: Cache, needs: frozenset[str]) -> Ca
 
 
 def can_validate(plan: SplitPlan, needs: frozenset[str]) -> bool:
-    """Whether rows that are held out have the labels that the loss needs."""
+    """Whether the validation rows have the labels that the loss needs."""
     return plan.source.labels is not None or "labels" not in needs
 
 
