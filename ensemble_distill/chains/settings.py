@@ -31,7 +31,7 @@ def generation_settings(settings: Settings, folder: Path, generation: int) -> Se
         train={**train, "teacher": None},
         output={**output, "cache": str(folder / CACHES / before)},
         teachers={**_of_one_run(), "path": str(folder / before)},
-        # what the first took from the teacher is in each student under the student's own names
+        # modules that the first took from its teacher are in each student under the student's names for them
         student={"init": None, "compress": None, "share": {name: name for name in settings.student.share}},
     )
 

@@ -90,7 +90,7 @@ class Calibration:
 
     @classmethod
     def from_json(cls, record: Mapping[str, float]) -> Calibration:
-        """Inverse of `to_json`. Raises ValueError for what it never wrote."""
+        """Inverse of `to_json`; raises ValueError for a record that it cannot have written."""
         return parsed(cls, record)
 
 
@@ -113,7 +113,7 @@ class MadeFrom:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> MadeFrom:
-        """Inverse of `to_json`. Raises ValueError for what it never wrote."""
+        """Inverse of `to_json`; raises ValueError for a record that it cannot have written."""
         return parsed(cls, record)
 
 

@@ -178,7 +178,7 @@ class Estimator:
         """Does nothing: scikit-learn runs on the CPU."""
 
     def answers(self, split: str, rows: Sequence[int], inputs: Tensor | None) -> NDArray[np.float32]:
-        assert inputs is not None  # it wants them
+        assert inputs is not None  # requested by `wants`
         x = self.remarked.flat(inputs.cpu().numpy()).astype(np.float64)
         return self.remarked.answers(self._said(x, f"at row {rows[0]} of {split}"), split, rows)
 

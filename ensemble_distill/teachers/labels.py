@@ -44,7 +44,7 @@ def order_by_labels(context: Context, name: str, labels: Sequence[Label] | None,
     if context.said is not None and context.said[1].classes is not None:
         return context.order(name, [classes[at] for at in in_order], source)
     if set(names) & set(classes) and known is not None and ranks != list(range(len(ranks))):
-        return context.order(name, names, source)  # raises: a class called 8 can be no other
+        return context.order(name, names, source)  # raises: label 8 can only mean the class named 8
     return None if in_order == tuple(range(len(classes))) else in_order
 
 

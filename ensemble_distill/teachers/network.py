@@ -43,7 +43,7 @@ class Network:
         self.module.to(device)
 
     def answers(self, split: str, rows: Sequence[int], inputs: Tensor | None) -> NDArray[np.float32]:
-        assert inputs is not None  # it wants them
+        assert inputs is not None  # requested by `wants`
         return self.said(inputs, split, rows, f"at row {rows[0]} of {split}")
 
     def said(self, x: Tensor, split: str, rows: Sequence[int], where: str) -> NDArray[np.float32]:

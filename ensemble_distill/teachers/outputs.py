@@ -321,7 +321,7 @@ def _parquet(file: Path) -> Any:
         ) from None
     try:
         opened = pyarrow.parquet.ParquetFile(file)
-    except Exception as error:  # pyarrow's errors share no class
+    except Exception as error:  # pyarrow's errors have no common class
         raise EdistillError(f"{file} cannot be read as Parquet: {first_line(error)}. Write it again.") from None
     claimed = 8 * opened.metadata.num_rows * opened.metadata.num_columns
     if claimed > memory():

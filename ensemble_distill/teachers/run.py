@@ -1,6 +1,6 @@
 """An edistill run folder: `config.json` and `student.safetensors`.
 
-Its student's pooled prediction is one member, so a student can teach the next one.
+The pooled prediction of its student is one member, or each head is one (`teachers.as`): a student can teach the next.
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ class Session:
         """Does nothing: it stays on the CPU."""
 
     def answers(self, split: str, rows: Sequence[int], inputs: Tensor | None) -> NDArray[np.float32]:
-        assert inputs is not None  # it wants them
+        assert inputs is not None  # requested by `wants`
         where = f"at row {rows[0]} of {split}"
         fields = self._fields(inputs)
         x = {
@@ -133,7 +133,7 @@ class Session:
         x = given[self._ask.entries[0].name]
         try:
             found = self._session.run(list(self._ask.outputs), given)
-        except Exception as error:  # onnxruntime's errors share no class
+        except Exception as error:  # onnxruntime's errors have no common class
             raise EdistillError(
                 f"Member {self.member.name} fails {where} on an input of shape {x.shape}: {first_line(error)}. Check "
                 "teachers.preprocessing and the data against what it was trained on."
@@ -162,7 +162,7 @@ def _session(path: Path) -> Any:
     options.intra_op_num_threads = torch.get_num_threads()
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's errors share no class
+    except Exception as error:  # onnxruntime's errors have no common class
         raise EdistillError(
             f"onnxruntime cannot load {path}: {first_line(error)}. Export it again, for a release of ONNX and "
             f"operators that onnxruntime {onnxruntime.__version__} has."

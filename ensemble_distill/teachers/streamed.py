@@ -183,7 +183,7 @@ def opened(asked: Answering) -> Answering:
 
 
 def lacking(members: Iterable[Answering], room: Room) -> tuple[int, int] | None:
-    """The bytes that members' weights need, and the bytes there are, on a device type where they do not fit together.
+    """The bytes that members' weights need and the bytes available, on a device type where they do not fit together.
 
     On the machine that includes reading the largest member. None if they fit everywhere.
     """

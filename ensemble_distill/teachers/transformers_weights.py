@@ -115,7 +115,7 @@ def _refuse_larger(file: Path, kind: Any, config: Any, record: Mapping[str, Any]
     try:
         with torch.device("meta"):
             wanted = sum(tensor.numel() for tensor in kind(config).parameters())
-    except Exception as error:  # as above
+    except Exception as error:  # a config may hold anything
         raise EdistillError(f"{file} builds no module: {first_line(error)}. Restore it.") from None
     if wanted > 2 * there + 1000:
         raise EdistillError(
@@ -141,7 +141,7 @@ def _filled(file: Path, kind: Any, config: Any, weights: Mapping[str, Tensor], m
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # reported below instead
             )
-    except Exception as error:  # as above
+    except Exception as error:  # and so may the weights
         raise EdistillError(
             f"{member.name} does not fit its module: {first_line(error)}. Check {file}, and the weights beside it."
         ) from None

@@ -54,7 +54,7 @@ def tried(asked: Answering, few: Few, count: int | None) -> tuple[Answering, str
         count: number of the data's classes or targets; None if unknown.
 
     Returns:
-        The member as it is to be asked from now on, and what to tell the user, None for nothing.
+        The member as it is to be asked from now on, and what to tell the user; None for nothing.
 
     Raises:
         EdistillError: the member fails; its output is not plainly an answer; all numbers are between 0 and 1, as those

@@ -120,7 +120,7 @@ def _corrupt(path: Path, error: Exception) -> EdistillError:
             f"{path} is a tar archive, not a file of torch.save. Unpack it and give the checkpoint in it."
         )
     size, left = path.stat().st_size if path.is_file() else 0, memory.on_machine()
-    if 2 * size > left and isinstance(error, MemoryError | RuntimeError):  # torch's own, whose text varies
+    if 2 * size > left and isinstance(error, MemoryError | RuntimeError):  # torch's message varies
         return EdistillError(
             f"{path} has {bytes_told(size)}, twice as much is needed while it is read, and {bytes_told(left)} of "
             "memory are left (or it is damaged). Close other programs, or raise the limit of this process (ulimit -v) "
