@@ -136,7 +136,7 @@ def refuse_other_encodings(members: Sequence[Member]) -> None:
 
 
 def _unlike(given: Preprocessing, wanted: Preprocessing) -> str | None:
-    """The first difference that a graph cannot make up for; the mean is one if it fills borders."""
+    """The first difference that a graph cannot make up for, or None; the mean is one if it fills borders."""
     fixed = ("size", "interpolation", "crop_pct", "crop_mode", "channels")
     names = (*fixed, "mean") if given.crop_mode == "border" else fixed
     different = next((name for name in names if getattr(given, name) != getattr(wanted, name)), None)

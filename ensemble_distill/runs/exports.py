@@ -48,7 +48,7 @@ class ForeignError(ValueError):
     """A file that edistill did not write."""
 
 
-# --- of which student -------------------------------------------------------------------------------------------
+# --- the student that it was made from --------------------------------------------------------------------------
 
 
 def made_from(export: Path) -> MadeFrom | None:

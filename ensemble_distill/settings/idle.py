@@ -50,7 +50,7 @@ def tell(given: Callable[[str], bool], found: Mapping[str, Idle | None], progres
         found: keys that may have no effect, and the reason or None.
 
     Raises:
-        EdistillError: such a key is `refused`.
+        EdistillError: the reason of one of them is `refused`.
     """
     for key, idle in found.items():
         if idle is None or not given(key):

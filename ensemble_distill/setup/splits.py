@@ -41,12 +41,12 @@ class Splits:
 
     Attributes:
         entries: by split, as in `[data]`, including `ood/NAME`.
-        task: the task that all labels fit; None if there are no labels.
+        task: the first task that the labels fit with the fewest problems; None if no split has labels.
         sources: the splits that could be opened.
         problems: why the others could not, by split.
         others: data that belongs to no split.
         columns: an example of `data.columns` for the first table whose columns are not declared.
-        shape: (H, W, C) of the first picture, if it is in such a table.
+        shape: (H, W, C) of the first picture, if it is in a table with undeclared columns.
     """
 
     entries: dict[str, Entry] = field(default_factory=dict)
