@@ -1,1 +1,1 @@
-"""Figures of ensemble, mean member and student, and how near the student is."""
+"""Figures of the ensemble, its mean member and a student, and how near the student is to the ensemble."""

@@ -1,4 +1,4 @@
-"""Bringing a run's uncertainty to its ensemble's: which rows, what is fitted on them, and what it did."""
+"""Calibrating a run's uncertainty to its ensemble's: the rows to fit on, the fit, and a report of its effect."""
 
 from __future__ import annotations
 
@@ -37,25 +37,25 @@ from ensemble_distill.students.student import Student
 from ensemble_distill.tasks.figures import Figures
 from ensemble_distill.tasks.task import Task
 
-NUMBERS = 2**25  # of the members' outputs, which are held at once; rows beyond are left out, evenly spread
-FEW = 2**21  # of these: on more, what takes many tries would take long
-FEWEST = 20  # answers; fewer say nothing of a distribution's width
-MOVED = 1e-3  # nats, a mean over rows, by which a spread may move what heads predict together
-WORSE, NOISE = 1.1, 5.0  # of the mean KL, and more by so much ÷ rows: less is noise between their two halves
+NUMBERS = 2**25  # of the members' outputs held in memory; of more rows, evenly spaced ones are used
+FEW = 2**21  # of those numbers, for fits that take many tries and would be slow on more
+FEWEST = 20  # answers; fewer say nothing about a distribution's width
+MOVED = 1e-3  # nats, averaged over rows, by which a spread may move the pooled prediction
+WORSE, NOISE = 1.1, 5.0  # a mean KL that grows by less than WORSE + NOISE ÷ rows is noise between the two halves
 
 
 @dataclass(frozen=True)
 class CalibrationReport:
-    """What was fitted, and what it did.
+    """A calibration and its effect.
 
     Attributes:
         folder: the run.
-        split, rows: what it was fitted on.
-        counted: what `rows` are, "positions" where a row has several.
-        calibration: what was fitted; None when it was taken away.
-        before, after: fidelity figures on those rows, `after` of each half by a fit on the other: what to expect
-            elsewhere.
-        stale: files that were exported before, and say what the run said then.
+        split, rows: the split it was fitted on, and the number of answers.
+        counted: what `rows` counts, "positions" if a row has several answers.
+        calibration: the fitted calibration; None if it was removed.
+        before, after: fidelity figures on those rows. `after` evaluates each half with a fit on the other half: what to
+            expect on other rows.
+        stale: files exported from an earlier state of the run.
     """
 
     folder: Path
@@ -69,7 +69,7 @@ class CalibrationReport:
 
     @property
     def export_again(self) -> str:
-        """The command that makes the stale files anew."""
+        """The command that exports the stale files again."""
         return f"edistill export {self.folder} {flags_of(file.name for file in self.stale)}"
 
     def to_json(self) -> dict[str, Any]:
@@ -78,14 +78,16 @@ class CalibrationReport:
 
 
 def calibrate_run(given: Given, run: Run, split: str | None, by_row: bool = False) -> CalibrationReport:
-    """Fit a calibration, and keep it in the run.
+    """Fit a calibration and save it in the run.
 
     Args:
-        split: rows that no member was trained on; by default the first of calibration, validation and held-out.
-        by_row: whether a power is sought; see `fit`.
+        given: what the command has opened.
+        run: the run.
+        split: a split that no member was trained on; by default, the first of calibration, validation and held-out.
+        by_row: whether to fit a power as well; see `fit`.
 
     Raises:
-        EdistillError: rows that members were trained on, or too few of them.
+        EdistillError: the run was trained on the rows, or there are too few.
     """
     known = [one for one in ("calibration", "validation", HELD_OUT) if one in given.splits]
     name = split or (known[0] if known else "validation")
@@ -127,14 +129,14 @@ def calibrate_run(given: Given, run: Run, split: str | None, by_row: bool = Fals
 
 
 def forget_calibration(run: Run) -> CalibrationReport:
-    """Take a run's calibration away. Raises EdistillError when it has none."""
+    """Remove a run's calibration. Raises EdistillError if it has none."""
     with one_writer(run.folder):
         run.forget_calibration()
     return CalibrationReport(run.folder, "", 0, None, {}, {}, stale_exports(run.folder))
 
 
 def refuse_seen(run: Run, source: Source, name: str) -> None:
-    """Raise EdistillError for rows that the run was trained on."""
+    """Raise EdistillError if the run was trained on these rows."""
     if source.digest in (run.provenance.trained_on.get(trained) for trained in TRAINED):
         raise EdistillError(
             f"data.{name} is what {run.folder} was trained on, where members agree more than elsewhere. Set "
@@ -143,7 +145,7 @@ def refuse_seen(run: Run, source: Source, name: str) -> None:
 
 
 def refuse_few(task: Task, source: Source, name: str) -> None:
-    """Raise EdistillError for fewer answers than tell anything."""
+    """Raise EdistillError if a split has too few answers to calibrate on."""
     count = task.answers_in(len(source), source.labels)
     if count < FEWEST:
         raise EdistillError(
@@ -153,7 +155,7 @@ def refuse_few(task: Task, source: Source, name: str) -> None:
 
 
 def refuse_few_answered(task: Task, count: int, name: str) -> None:
-    """Raise EdistillError for fewer answers that some member gives than tell anything."""
+    """Raise EdistillError if members give too few answers to calibrate on."""
     if count < FEWEST:
         raise EdistillError(
             f"Members answer {count} {task.answers_called} of {name}, and {FEWEST} are the fewest to calibrate on. Set "
@@ -163,7 +165,7 @@ def refuse_few_answered(task: Task, count: int, name: str) -> None:
 
 @dataclass(frozen=True)
 class _Pairs:
-    """What the ensemble and the student said of N rows."""
+    """The outputs of the ensemble and the student for N answers."""
 
     ensemble: Ensemble
     student: Student
@@ -183,7 +185,7 @@ class _Pairs:
 
     @property
     def several(self) -> bool:
-        """Whether several members answer some row, where the ensemble has several."""
+        """Whether some row is answered by several members, or by all."""
         count = answering(self.ensemble.predictive(self.outputs))
         return count is None or bool((count > 1).any())
 
@@ -207,8 +209,7 @@ class _Pairs:
 
 
 def _ask(given: Given, run: Run, source: Source, name: str) -> _Pairs:
-    """What the ensemble and the student say of the rows that some member answers, evenly spread ones where they are
-    many."""
+    """The outputs of ensemble and student on rows that some member answers; of many rows, evenly spaced ones."""
     ensemble, students = Ensemble(given, run), Students(given, [run], calibrated=False)
     given.progress.start(f"asking ensemble and student on {name}", total=len(source), unit="rows")
     outputs, raw = Grown(), Grown()
@@ -228,7 +229,7 @@ def _ask(given: Given, run: Run, source: Source, name: str) -> _Pairs:
 
 
 def _kept(rows: int, numbers: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    """(N,) whether a row is used: all of them, or as many evenly spread ones as hold `NUMBERS` numbers."""
+    """Whether each row is used, (N,): all rows, or as many evenly spaced ones as hold `NUMBERS` numbers."""
     count = min(rows, max(FEWEST, NUMBERS // numbers))
     keep = np.zeros(rows, bool)
     keep[spread(rows, count)] = True
@@ -236,7 +237,7 @@ def _kept(rows: int, numbers: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]
 
 
 def _moved(said: Predictive, calibration: Calibration) -> float:
-    """By how much the spread moves what heads that emit logits predict together, KL in nats, a mean over rows."""
+    """How far the spread moves the pooled prediction of heads that emit logits: KL in nats, averaged over rows."""
     if not isinstance(said, OfLogits):
         return 0.0
     kept = said.tempered(calibration.temperature)
@@ -244,7 +245,7 @@ def _moved(said: Predictive, calibration: Calibration) -> float:
 
 
 def _means(figures: Sequence[Mapping[str, float | None]]) -> Figures:
-    """The mean of each figure; None where one of them is."""
+    """The mean of each figure over several sets of figures; None if one of them is None."""
     means: Figures = {}
     for name in figures[0]:
         known = [value for each in figures if (value := each[name]) is not None]
@@ -253,10 +254,13 @@ def _means(figures: Sequence[Mapping[str, float | None]]) -> Figures:
 
 
 def _warn_of_harm(report: CalibrationReport, calibration: Calibration, moved: float, progress: Progress) -> None:
-    """Tell where a calibration does not help: a student that is too far off is not fixed by a few numbers.
+    """Warn if a calibration does not help: a few numbers do not fix a student that is too far off.
 
     Args:
-        moved: by how much it moves what the heads predict together; see `_moved`.
+        report: the report of the calibration.
+        calibration: the calibration.
+        moved: how far it moves the pooled prediction; see `_moved`.
+        progress: where to warn.
     """
     told = [
         f"{name} ended at the limit of the search, {getattr(calibration, name):.4g}" for name in at_limit(calibration)

@@ -1,4 +1,4 @@
-"""Choosing an ensemble's sub-ensembles on the validation rows."""
+"""Choosing an ensemble's best sub-ensembles on the validation rows."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from ensemble_distill.predictive.answered import answered
 from ensemble_distill.runs.run import Run
 from ensemble_distill.runtime.progress import Progress
 
-Chosen = Mapping[str, tuple[int, ...] | None]  # sub-ensembles by name: the positions of the members of each
+Chosen = Mapping[str, tuple[int, ...] | None]  # sub-ensembles by name, as the positions of their members
 
 
 class Choice(NamedTuple):
-    """Sub-ensembles that were chosen, and who chooses others; None where there are no rows to choose on."""
+    """The chosen sub-ensembles, and the search that can choose others: None if there are no rows to choose on."""
 
     chosen: Chosen
     search: SubEnsembles | None
@@ -31,15 +31,20 @@ SPLIT = "validation"
 
 
 def choose(given: Given, runs: Sequence[Run], ensemble: Ensemble, evaluated: str) -> Choice:
-    """The sub-ensembles of the least NLL on the validation rows. All are None, and it is told why, where they cannot be
-    chosen: without this baseline the rest of an evaluation still stands.
+    """The sub-ensembles with the lowest NLL on the validation rows.
+
+    If they cannot be chosen, all are None and a message says why: the rest of an evaluation stands without this
+    baseline.
 
     Args:
-        evaluated: the split on which they will be reported.
+        given: what the command has opened.
+        runs: the runs to evaluate.
+        ensemble: their ensemble.
+        evaluated: the split on which the sub-ensembles will be reported.
     """
     nothing = Choice(dict.fromkeys(SUBENSEMBLES), None)
     members = len(ensemble.members)
-    if members == 1:  # a teacher, whom nobody expects to have parts
+    if members == 1:  # a single teacher has no parts
         return nothing
     if members <= min(SUBENSEMBLES.values()):
         given.progress.note(f"No sub-ensembles: the ensemble has {members} members, and a part of it fewer.")
@@ -76,7 +81,7 @@ def _searched(ensemble: Ensemble, source: Source, labels: Array, progress: Progr
             answers = Answers(ensemble.task, labels, range(done, done + len(outputs)))
             assert answers.labels is not None
             said = answers.of(outputs)
-            whole = answered(said).all(1)  # parts are compared on equal rows
+            whole = answered(said).all(1)  # sub-ensembles are compared on the same rows
             if whole.any():
                 search.add(ensemble.predictive(said[whole]), answers.labels[whole])
             done += len(outputs)

@@ -16,7 +16,7 @@ MEMBER = ("name", "sha256", "output", "class_order", "preprocessing", "units", "
 
 
 def refuse_unlike(runs: Sequence[Run]) -> None:
-    """Raise EdistillError when runs have not the same task, ensemble and data, or one is given twice."""
+    """Raise EdistillError if runs differ in task, ensemble or data, or if one is given twice."""
     first = runs[0]
     for position, run in enumerate(runs[1:], start=1):
         if run.folder.resolve() in {other.folder.resolve() for other in runs[:position]}:
@@ -30,7 +30,7 @@ def refuse_unlike(runs: Sequence[Run]) -> None:
 
 
 def _shared(one: StudentConfig, other: StudentConfig) -> Iterator[tuple[str, object, object]]:
-    """What runs of one ensemble have in common: its name, and its value in both."""
+    """What runs of one ensemble must have in common: a name, and its values in both runs."""
     yield "the task", one.architecture.task.key, other.architecture.task.key
     theirs, others = one.provenance, other.provenance
     yield "the number of members", len(theirs.members), len(others.members)
@@ -47,10 +47,10 @@ def _shared(one: StudentConfig, other: StudentConfig) -> Iterator[tuple[str, obj
 
 
 def open_for(runs: Sequence[Run], splits: Mapping[str, Source], split: str) -> Source:
-    """A split whose rows every run's student takes, and whose labels mean its classes.
+    """A split whose rows fit every run's student and whose labels fit its task.
 
     Raises:
-        EdistillError: it is not configured, or they do not.
+        EdistillError: the split is not configured, or its rows or labels do not fit.
     """
     source = splits[split]
     for run in runs:

@@ -1,4 +1,4 @@
-"""Students of one ensemble against each other: what each gets over its seeds, and what of it rows can tell apart."""
+"""Students of one ensemble compared: the figures of each over its seeds, and which differences are clear."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ SECTIONS = ("worth", "fidelity", "quality")
 
 @dataclass(frozen=True)
 class Side:
-    """Runs that were made alike but for their seed.
+    """Runs that differ only in their seed.
 
     Attributes:
-        name: what they are called together.
-        runs: their names.
+        name: their common name.
+        runs: the runs' names.
         figures: {section: means over the runs}; the sections are "worth", "fidelity" and "quality".
-        spread: standard deviations over the runs, n − 1 in the divisor; None for one run.
+        spread: {section: standard deviations over the runs}, with n − 1 in the divisor; None for a single run.
     """
 
     name: str
@@ -44,15 +44,15 @@ class Compared:
     """What `compare` returns.
 
     Attributes:
-        task: what is predicted.
-        split, rows: what it was measured on, and how many answers that has.
-        members: how many the ensemble has.
-        sides: two or more.
-        apart: of each side but the first, its figures less the first's. Worth has no interval: the ladder that it is
-            read from is of the rows as they are.
-        draws: how often rows were drawn; 0 where they are too few, and nothing has an interval.
-        evaluations: of each run.
-        one_student: the sides that are the first one's student, in another file, and differ from it by rounding alone.
+        task: the task of the runs.
+        split, rows: the evaluated split, and its number of answers.
+        members: the number of members of the ensemble.
+        sides: two or more sides.
+        apart: for each side but the first, its figures minus the first side's. Worth is left out, since its ladder is
+            not computed for drawn rows.
+        draws: how often rows were drawn; 0 if there are too few rows, and then nothing has an interval.
+        evaluations: one for each run.
+        one_student: the sides that hold the first side's student in another file, which differ only by rounding.
     """
 
     task: Task
@@ -87,12 +87,13 @@ class Compared:
 def compared(
     measured: Measured, runs: Sequence[Run], found: Sequence[Evaluation], groups: Mapping[str, Sequence[int]]
 ) -> Compared:
-    """All of several runs that were measured on the same rows.
+    """The comparison of several runs that were measured on the same rows.
 
     Args:
-        runs: those of which it is, exported files among them.
-        found: of each run.
-        groups: the positions of the runs of each side.
+        measured: what was measured.
+        runs: the runs, possibly exported files.
+        found: the evaluation of each run.
+        groups: the positions of the runs of each side, by the side's name.
     """
     models = [[measured.figured(at) for at in group] for group in groups.values()]
     draws = draws_for(measured.numbers(len(found)), measured.main.rows)
@@ -115,7 +116,7 @@ def compared(
 
 
 def _are_one(runs: Sequence[Run], one: Sequence[int], other: Sequence[int]) -> bool:
-    """Whether two sides are of the same weights and calibrations, in whole precision."""
+    """Whether two sides have the same weights and calibrations, in full precision."""
     theirs, others = ([runs[at].whole for at in side] for side in (one, other))
     known = [of for of in theirs if of is not None]
     return len(known) == len(theirs) == len(others) and all(of in known for of in others)

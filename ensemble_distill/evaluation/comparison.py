@@ -1,4 +1,4 @@
-"""Runs of one ensemble side by side, as lines of one table: figures are rows, models are columns."""
+"""Runs of one ensemble side by side, as lines of one table with a line for each figure and a column for each model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ensemble_distill.tasks.figures import UNCERTAINTIES, Figures
 from ensemble_distill.tasks.task import Task
 
 GENERATION = generation_name("")
-NEAR = ("worth", "fidelity")  # sections of how near models are to the ensemble
+NEAR = ("worth", "fidelity")  # the sections that say how near models are to the ensemble
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class Line:
     Attributes:
         section: "worth", "fidelity", "quality", "uncertainty", "ood/NAME", "cost", "kept/COVERAGE", "conformal/ALPHA"
             or "shifts/NAME/SEVERITY".
-        figure: as the document names it.
-        models: a column each.
-        values: one for each model; None where the figure does not apply.
+        figure: its name in the JSON document.
+        models: the columns.
+        values: one per model; None if the figure does not apply.
     """
 
     section: str
@@ -38,16 +38,16 @@ class Line:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `evaluate` found of one run or of several.
+    """What `evaluate` found for one or more runs.
 
     Attributes:
-        runs: one or more, which share an ensemble and the rows that they were evaluated on.
+        runs: one or more evaluations, of the same ensemble on the same rows.
     """
 
     runs: tuple[Evaluation, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """The document of `evaluate --json` of several runs."""
+        """The document of `evaluate --json` for several runs."""
         first = self.runs[0]
         return {
             "schema": SCHEMA,
@@ -59,7 +59,7 @@ class Comparison:
 
     @property
     def task(self) -> Task:
-        """What is predicted: which figures there are, and their unit."""
+        """The task of the runs, which decides the figures and their units."""
         return self.runs[0].task
 
     @property
@@ -69,20 +69,26 @@ class Comparison:
 
     @property
     def columns(self) -> list[str]:
-        """The models: those that the runs share, then each run's student by the run's name. Of a chain the generations
-        and their averages stand in the place of the student."""
+        """The models: those that the runs share, then each run's student under the run's name.
+
+        For a chain, the generations and their averages take the student's place.
+        """
         return [*self._shared, *self._students]
 
     @property
     def near(self) -> list[str]:
-        """The columns of fidelity: all models but the mean member, and the controls, which follow a single run and
-        precede several."""
+        """The columns of fidelity: all models but the mean member, and the controls.
+
+        The controls follow a single run and precede several runs.
+        """
         return [*self._before, *self._students, *self._behind]
 
     @cached_property
     def controls(self) -> list[str]:
-        """The controls that stand beside the fidelity figures: of a single run all that say something, of several what
-        the halves of their ensemble get."""
+        """The controls shown beside the fidelity figures.
+
+        For a single run, they are all controls with figures; for several runs, only the halves of their ensemble.
+        """
         found = self.runs[0].fidelity_controls
         told = [name for name in CONTROLS if any(value is not None for value in found[name].values())]
         return told if len(self.runs) == 1 else [name for name in told if name == "halves"]
@@ -115,7 +121,7 @@ class Comparison:
         return self.controls if len(self.runs) == 1 else []
 
     def lines(self) -> Iterator[Line]:
-        """Every figure; how near the students are is first."""
+        """Every figure; those that say how near the students are come first."""
         for tables in zip(*(_tables(run) for run in self.runs), strict=True):
             section, first = tables[0]
             near = section in NEAR
@@ -140,7 +146,7 @@ def _tables(run: Evaluation) -> Iterator[tuple[str, Models]]:
     yield "cost", run.cost
     if run.selective is not None:
         nobody: Models = dict.fromkeys(run.chain_fidelity or ())
-        last = [name for name in nobody if name.startswith(GENERATION)][-1:]  # whose figures those of a chain are
+        last = [name for name in nobody if name.startswith(GENERATION)][-1:]  # the chain's figures are its
         for section, figures in run.selective.sections():
             yield section, {**nobody, **dict.fromkeys([STUDENT, *last], figures)}
     for shift, severities in (run.shifts or {}).items():
@@ -149,7 +155,7 @@ def _tables(run: Evaluation) -> Iterator[tuple[str, Models]]:
 
 
 def _worths(run: Evaluation, worths: Mapping[str, Worth | None]) -> Models:
-    """In members, with the ensemble's own. The control of uncertainty stands in that control's column too."""
+    """Worth and costs in members, for the ensemble too; the control of uncertainty is also in that control's column."""
     found = {name: None if each is None else each.to_figures() for name, each in worths.items()}
     student, members = worths[STUDENT], float(len(run.ladder.mean_kl)) if run.ladder else None
     control = None if student is None else student.uncertainty_control

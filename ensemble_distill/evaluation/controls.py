@@ -1,4 +1,4 @@
-"""What fidelity figures are worth: those of students that imitate no member, and of the ensemble against itself."""
+"""Controls for fidelity figures: students that imitate no member, and the ensemble compared with itself."""
 
 from __future__ import annotations
 
@@ -19,23 +19,25 @@ def controls(
     halves: Values | None,
     unit: float = 1.0,
 ) -> dict[str, Figures]:
-    """{control: figures}, named as those of `fidelity`. None for those of the pooled prediction, which the controls
-    leave as it is, and for those that the student itself cannot have: of diversity without a head per member, of model
-    uncertainty with a single head.
+    """{control: figures}, with the names of `fidelity`.
 
-    - `collapsed`: every head says the mean of all. D is 0 and the model uncertainty too: the l1 is 1.
-    - `offsets`: that mean with random offsets, the same on every row, of the ensemble's mean model uncertainty.
-    - `total_uncertainty`: the student's, times the one factor that makes the ratio 1, in the place of its model
-      uncertainty.
-    - `halves`: of the ensemble's members against each other; see `halves_figures`. Whose member a head imitates is not
-      asked between them: they have no diversity figures.
+    Figures of the pooled prediction are None, since the controls leave it unchanged. So are figures that the student
+    itself cannot have: of diversity without a head per member, of model uncertainty with a single head.
+
+    - `collapsed`: every head predicts the mean of all heads. `diversity_explained` and the model uncertainty are 0, and
+      the l1 is 1.
+    - `offsets`: that mean plus random offsets, the same on every row, with the ensemble's mean model uncertainty.
+    - `total_uncertainty`: the student's total uncertainty, times the one factor that makes the ratio 1, in place of its
+      model uncertainty.
+    - `halves`: one half of the members against the other; see `halves_figures`. The halves do not imitate each other's
+      members, so they have no diversity figures.
 
     Args:
-        ensemble, student: `prediction_rows`; of the student as `fidelity` has them.
-        both: `fidelity_rows`.
-        offsets: from `Offsets`; None where there is no such fake.
-        halves: from `halves_rows`; None for fewer than 4 members.
-        unit: of the uncertainties; see `Task.unit`.
+        ensemble, student: values from `prediction_rows`, the student's as in `fidelity`.
+        both: values from `fidelity_rows`.
+        offsets: values from `Offsets`; None if there is no such fake.
+        halves: values from `halves_rows`; None with fewer than 4 members.
+        unit: the unit of uncertainties; see `Task.unit`.
     """
     found: dict[str, Figures] = {name: dict.fromkeys(FIDELITY) for name in CONTROLS}
     if "model_uncertainty" in ensemble and "model_uncertainty" in student:

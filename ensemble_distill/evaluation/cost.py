@@ -1,4 +1,4 @@
-"""What a prediction costs: parameters, multiply-accumulates, and the latency of one row on one thread."""
+"""The cost of a prediction: parameters, multiply-accumulates, and the latency of one row on one thread."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from ensemble_distill.teachers.answering import Answering
 
 REPEATS = 30
 LONG = 20.0  # milliseconds beyond which a pass is not made twice
-BUDGET = 3.0  # seconds a model; large ones are timed less often, but three times at least
-APART = 1e-4  # of the largest number: a batch that says something else is none
-LARGEST = 2**26  # parameters of all members: larger ones gain nothing by a batch, which copies them
+BUDGET = 3.0  # seconds per model; large ones are timed less often, but at least three times
+APART = 1e-4  # relative to the largest number: how far a batch's outputs may differ from the modules' own
+LARGEST = 2**26  # parameters of all members: larger ones gain nothing from a batch, which copies them
 
 Model = tuple[Sequence[nn.Module], Sequence[Tensor]]  # modules, and an input (1, ...) for each
 
 
 class Elsewhere(nn.Module):
-    """What another runtime runs: it can be timed, and what it holds and multiplies is not known."""
+    """A module run by another runtime: it can be timed, but its parameters and operations are unknown."""
 
 
 class Uncounted(Elsewhere):
-    """A member of another runtime, as a module that can be timed."""
+    """A member run by another runtime, as a module that can be timed."""
 
     def __init__(self, asked: Answering) -> None:
         super().__init__()
@@ -45,13 +45,13 @@ class Uncounted(Elsewhere):
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one row.
+    """The cost of one row.
 
     Attributes:
-        parameters, macs: of all modules together; None where another runtime runs one of them.
-        latency_ms: of the modules as they run fastest, on one thread.
-        alone_ms: the sum of what each takes that runs alone. All of them in turn can take longer, where their weights
-            do not fit into the processor's caches together.
+        parameters, macs: of all modules together; None if another runtime runs one of them.
+        latency_ms: the latency of all modules, run in the fastest way, on one thread.
+        alone_ms: the sum of the latencies of modules that run alone. Running all in turn can take longer, if their
+            weights do not fit into the processor's caches together.
     """
 
     parameters: int | None
@@ -63,16 +63,17 @@ class Cost:
         return {"parameters": self.parameters, "macs": self.macs, "latency_ms": self.latency_ms}
 
     def of_one(self, count: int) -> Figures:
-        """What one of so many modules costs by itself, on average."""
+        """The average cost of one of `count` modules alone."""
         parameters, macs = (_share(number, count) for number in (self.parameters, self.macs))
         return {"parameters": parameters, "macs": macs, "latency_ms": self.alone_ms / count}
 
 
 def costs(models: Sequence[Model], budget: float = BUDGET) -> list[Cost]:
-    """Of running all modules of a model, each on its own input, on the CPU: one after the other or, where they are of
-    one architecture and see the same, in one batch, whichever is faster. Who serves an ensemble would do so too.
+    """The cost of each model: of running all its modules on the CPU, each on its own input.
 
-    The models are timed in turn, over and over, and the shortest time counts: what else the machine does only adds.
+    Modules run one after the other or, if they share an architecture and an input, in one batch, whichever is faster,
+    as a server of an ensemble would run them. The models are timed in turns, and the shortest time of each counts,
+    since other work on the machine only adds time.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -91,7 +92,7 @@ def costs(models: Sequence[Model], budget: float = BUDGET) -> list[Cost]:
 
 
 def _ways(modules: Sequence[nn.Module], inputs: Sequence[Tensor]) -> list[Callable[[], float]]:
-    """Milliseconds of each module alone, summed, and those of each way to run several."""
+    """Timers, in milliseconds: the sum over modules that run alone, then each way to run several modules together."""
     alone = partial(_timed_alone, modules, inputs)
     if len(modules) == 1:
         return [alone]
@@ -99,22 +100,22 @@ def _ways(modules: Sequence[nn.Module], inputs: Sequence[Tensor]) -> list[Callab
 
 
 def _share(number: int | None, count: int) -> float | None:
-    """A whole number where it is one, as the members' own."""
+    """`number` ÷ `count`, as an int if it is whole; None if unknown."""
     if number is None:
         return None
     return number // count if number % count == 0 else number / count
 
 
 def cost(modules: Sequence[nn.Module], inputs: Sequence[Tensor], budget: float = BUDGET) -> Cost:
-    """Of one model alone; see `costs`."""
+    """The cost of a single model; see `costs`."""
     return costs([(modules, inputs)], budget)[0]
 
 
 @torch.no_grad()
 def batch_of(modules: Sequence[nn.Module], inputs: Sequence[Tensor]) -> list[Model]:
-    """The modules as one that says the same of its one input; empty where there is none."""
+    """The modules as a single one that runs them in one batch with equal outputs; empty if that is impossible."""
     first = inputs[0]
-    size = sum(p.numel() for module in modules for p in module.parameters())  # 0 of what another runtime runs
+    size = sum(p.numel() for module in modules for p in module.parameters())  # 0 if another runtime runs them
     if len(modules) < 2 or not 0 < size <= LARGEST or not one_architecture(modules):
         return []
     if not all(torch.equal(x, first) for x in inputs):
@@ -126,16 +127,17 @@ def batch_of(modules: Sequence[nn.Module], inputs: Sequence[Tensor]) -> list[Mod
             return []
         together, apart = batch(rows.clone()), torch.cat([module(first.clone()) for module in modules])
         same = bool(torch.isclose(together, apart, rtol=0, atol=APART * float(apart.abs().max())).all())
-    except Exception:  # a member is anyone's code, and is not made for this
+    except Exception:  # members are arbitrary code, not made for this
         return []
     return [([batch], [rows])] if same else []
 
 
 def _shortest(ways: Sequence[Callable[[], float]], most: float) -> list[float]:
-    """Milliseconds of each.
+    """The shortest time of each timer, in milliseconds.
 
     Args:
-        most: seconds for all of them; three rounds are made in any case.
+        ways: timers; see `_ways`.
+        most: seconds for all of them; at least three rounds are made.
     """
     rounds: list[list[float]] = []
     begun = time.perf_counter()
@@ -145,10 +147,10 @@ def _shortest(ways: Sequence[Callable[[], float]], most: float) -> list[float]:
 
 
 def _counted(modules: Sequence[nn.Module], inputs: Sequence[Tensor]) -> tuple[int | None, int | None]:
-    """Parameters and multiply-accumulates; None of what another runtime runs."""
+    """Parameters and multiply-accumulates of all modules; None if another runtime runs one of them."""
     if any(isinstance(module, Elsewhere) for module in modules):
         for module, x in zip(modules, inputs, strict=True):
-            module(x.clone())  # so that the first time is not the one that counts
+            module(x.clone())  # warms up, as counting does for other modules
         return None, None
     macs = 0
     for module, x in zip(modules, inputs, strict=True):
@@ -159,10 +161,13 @@ def _counted(modules: Sequence[nn.Module], inputs: Sequence[Tensor]) -> tuple[in
 
 
 def _timed(modules: Sequence[nn.Module], inputs: Sequence[Tensor]) -> float:
-    """Milliseconds of one after the other. What runs again and again finds its weights where it left them, so a first
-    pass is not timed, unless it takes so long that this makes no difference."""
+    """Milliseconds of running the modules one after the other.
+
+    A module in service finds its weights in the caches, so a first pass is not timed, unless it takes so long that
+    caches make no difference.
+    """
     for _ in range(2):
-        own = [x.clone() for x in inputs]  # modules may work in place, over and over
+        own = [x.clone() for x in inputs]  # modules may work in place
         started = time.perf_counter()
         for module, x in zip(modules, own, strict=True):
             module(x)
@@ -178,7 +183,7 @@ def _timed_alone(modules: Sequence[nn.Module], inputs: Sequence[Tensor]) -> floa
 
 @contextmanager
 def _unfused() -> Iterator[None]:
-    """Attention and recurrence as plain products: the counter takes their fused CPU kernels for free."""
+    """Run attention and recurrence as plain products, since the counter takes fused CPU kernels to be free."""
     fast, onednn = torch.backends.mha.get_fastpath_enabled(), torch.backends.mkldnn.enabled
     torch.backends.mha.set_fastpath_enabled(False)
     torch.backends.mkldnn.enabled = False  # type: ignore[assignment]  # torch types it as its descriptor

@@ -1,4 +1,4 @@
-"""What a report shows of single heads and single rows: how near each head is, and where a student is farthest off."""
+"""What a report shows of single heads and rows: how near each head is, and the rows on which a student is farthest."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ class Farthest:
     Attributes:
         row: its index.
         mean_kl: KL(ensemble ‖ student) of the pooled predictions, nats.
-        ensemble, student: (K,) expectations of the pooled predictions, of classes their probabilities.
-        members, heads: (M, K) and (H, K): each one's own; NaN of members that do not answer the row or have weight 0.
+        ensemble, student: (K,), expectations of the pooled predictions; for classes, their probabilities.
+        members, heads: (M, K) and (H, K), the expectations of each; NaN for members that do not answer the row or have
+            weight 0.
     """
 
     row: int
@@ -37,12 +38,12 @@ class Farthest:
 
 @dataclass(frozen=True)
 class EachHead:
-    """Of one student.
+    """The heads of one student, and the rows on which it is farthest from the ensemble.
 
     Attributes:
-        kl: (M,) KL(member ‖ its head), nats, a mean over the rows that the member answers; NaN for who answers none,
-            and of weight 0. None where heads are not the members'.
-        farthest: the rows where the student is farthest off, the farthest first. Empty where rows have positions.
+        kl: (M,), KL(member ‖ its head) in nats, averaged over the rows that the member answers; NaN for a member that
+            answers none or has weight 0. None if the student does not have one head per member.
+        farthest: the rows on which the student is farthest off, the farthest first; empty if rows have positions.
     """
 
     kl: NDArray[np.float64] | None
@@ -58,10 +59,11 @@ class HeadByHead:
         self._farthest: list[Farthest] = []
 
     def add(self, rows: Tensor, ensemble: Predictive, student: Predictive) -> None:
-        """Add answers, (A,) of them.
+        """Add A answers.
 
         Args:
-            rows: which row each is of.
+            rows: (A,), the row of each answer.
+            ensemble, student: the predictions for these answers.
         """
         if student.members == ensemble.members > 1:
             there, kl = _counts(ensemble), ensemble.kl(student)
@@ -79,7 +81,7 @@ class HeadByHead:
         if found:
             each, there = ensemble.means(), _counts(ensemble)
             each = each if there is None else torch.where(over_members(there, each), each, torch.nan)
-            # the rows are copied: views would keep what is said of the whole batch
+            # indexing copies these rows: views would keep the whole batch in memory
             pooled = (theirs.means()[found, 0], own.means()[found, 0])
             said = [of.numpy() for of in (*pooled, each[found], student.means()[found])]
             more = [
@@ -93,5 +95,5 @@ class HeadByHead:
 
 
 def _counts(ensemble: Predictive) -> Tensor | None:
-    """(M,), or (B, M) of each row, whether a member is part of what is said; None where all are."""
+    """Whether each member takes part in a prediction, (M,), or (B, M) to differ by row; None if weights are equal."""
     return None if ensemble.weights is None else ensemble.weights > 0

@@ -1,4 +1,4 @@
-"""What the members of an ensemble say of rows: read from the cache where it holds them, else asked now."""
+"""The outputs of an ensemble's members on rows: read from the cache if it holds them, else computed now."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Ensemble:
     """The members that runs were trained from.
 
     Args:
-        given: where their answers come from.
-        run: one of the runs, which all have the same members, pooled the same way.
+        given: the source of their answers.
+        run: any of the runs, which all have the same members, pooled in the same way.
     """
 
     def __init__(self, given: Given, run: Run) -> None:
@@ -38,8 +38,10 @@ class Ensemble:
         self._weights = None if weights is None else weights.double()
 
     def predictive(self, outputs: Tensor, some: Sequence[int] | None = None) -> Predictive:
-        """The ensemble's prediction from all members' outputs (B, M, W), or that of the members at some positions.
-        Where some do not answer some rows, it is of those who do."""
+        """The prediction of the ensemble, or of the members at some positions, from all members' outputs (B, M, W).
+
+        On a row that some of them do not answer, it is the prediction of those who do.
+        """
         at = list(range(len(self.members)) if some is None else some)
         weights = None if self._weights is None else self._weights[at]
         said = outputs[:, at]
@@ -48,21 +50,21 @@ class Ensemble:
         return self.family.predictive(said, weights, self._average)
 
     def answered(self, outputs: Tensor) -> Tensor:
-        """(B,) whether a member that is part of the ensemble answers a row, from all members' outputs (B, M, W)."""
+        """Whether some member of nonzero weight answers each row, (B,), from all members' outputs (B, M, W)."""
         return answered(outputs[:, list(self.pooled)]).any(1)
 
     @property
     def pooled(self) -> tuple[int, ...]:
-        """The positions of the members that are part of the ensemble: those of a weight above 0."""
+        """The positions of the members that are part of the ensemble: those with a weight above 0."""
         weights = [1.0] * len(self.members) if self._weights is None else self._weights.tolist()
         return tuple(at for at, weight in enumerate(weights) if weight > 0)
 
     @property
     def modules(self) -> list[nn.Module]:
-        """The members as modules, to be timed; none where they are not at hand, or one of them computes nothing.
+        """The members as modules to be timed; empty if they are not at hand, or if one of them is a table of outputs.
 
         Raises:
-            EdistillError: they are not all there.
+            EdistillError: a member is missing.
         """
         if not self._given.at_hand or any(asked.wants is None for asked in self._asked):
             return []
@@ -70,11 +72,11 @@ class Ensemble:
 
     @cached_property
     def _asked(self) -> Sequence[Answering]:
-        """The members that are asked. Raises EdistillError when they are not all there."""
+        """The members, opened. Raises EdistillError if one is missing."""
         return self._given.members()
 
     def outputs(self, split: str, source: Source) -> Iterator[Tensor]:
-        """Every member's outputs (B, M, W) on a configured split, batch by batch as `plain_batches` cuts them."""
+        """All members' outputs (B, M, W) on a configured split, in the batches of `plain_batches`."""
         records = self._records(split, source)
         if records is None:
             yield from self.asked(source, split)
@@ -86,7 +88,7 @@ class Ensemble:
                 yield torch.from_numpy(outputs).double()
 
     def asked(self, source: Source, named: str) -> Iterator[Tensor]:
-        """Every member's outputs (B, M, W) on any rows, asked now."""
+        """All members' outputs (B, M, W) on any rows, computed now, in the batches of `plain_batches`."""
         for asked in self._asked:
             asked.meets(named, source)
             asked.to(self._given.device)
@@ -99,7 +101,7 @@ class Ensemble:
             yield torch.from_numpy(np.stack(outputs, axis=1)).double()
 
     def _records(self, split: str, source: Source) -> Records | None:
-        """The cached outputs of a split, when the cache has it whole, without views and for these members."""
+        """The cached outputs of a split; None unless they are dense, without transforms, and of all these members."""
         cache = self._given.cache
         if cache is None or cache.manifest.views(split) == 0:
             return None

@@ -1,4 +1,4 @@
-"""Runs beside the ensemble that they learned from, from their rows to what is kept of them."""
+"""Evaluating runs beside the ensemble that they learned from, from reading rows to saving the figures."""
 
 from __future__ import annotations
 
@@ -30,17 +30,18 @@ TORCH = "torch"
 
 
 def evaluate_runs(given: Given, runs: Sequence[Run], split: str | None, shifts: bool) -> tuple[Evaluation, ...]:
-    """The figures of each run, which are kept once all are known.
+    """The figures of each run, saved in its folder once all are known.
 
     Args:
-        runs: of one ensemble; see `refuse_unlike`.
-        split, shifts: as for the command.
+        given: what the command has opened.
+        runs: runs of one ensemble; see `refuse_unlike`.
+        split, shifts: see `measure`.
     """
     return kept(given, runs, measure(given, runs, {}, split, shifts))
 
 
 def kept(given: Given, runs: Sequence[Run], measured: Measured) -> tuple[Evaluation, ...]:
-    """The figures of each run, which are kept in its folder."""
+    """The figures of each run, which this saves in the run's folder."""
     names = [run.folder.name for run in runs]
     found = tuple(
         replace(
@@ -63,7 +64,7 @@ def kept(given: Given, runs: Sequence[Run], measured: Measured) -> tuple[Evaluat
 
 
 def _undone(runs: Sequence[Run]) -> tuple[str, ...]:
-    """Of each run that is calibrated what undoes it, by its folder: its name alone may be no run's."""
+    """For each calibrated run, the command that undoes the calibration; with its folder, which a name may not find."""
     return tuple(_command(run) for run in runs if run.calibration is not None)
 
 
@@ -84,7 +85,7 @@ def _told_of_file(run: Run) -> str:
 
 
 def evaluate_chain(given: Given, chain: Chain, split: str | None, shifts: bool) -> Evaluation:
-    """The figures of all generations and of their averages, kept in the chain's folder."""
+    """The figures of all generations and of their averages, saved in the chain's folder."""
     count = len(chain.runs)
     if count < chain.planned:
         given.progress.note(f"{chain.folder} has {count} of its {chain.planned} generations so far.")
@@ -107,7 +108,7 @@ def evaluate_chain(given: Given, chain: Chain, split: str | None, shifts: bool) 
 
 
 def _tell_stale(runs: Sequence[Run], progress: Progress) -> None:
-    """Warn of exported files of which the figures are not, since their runs were calibrated after they were made."""
+    """Warn of exported files that the figures do not describe, since they were made from another state of their run."""
     for run in runs:
         for export in exports_of(run.folder) if run.keeps else [run.folder]:
             if (told := stale(export)) is not None:
@@ -115,7 +116,7 @@ def _tell_stale(runs: Sequence[Run], progress: Progress) -> None:
 
 
 def main_split(names: Iterable[str]) -> str:
-    """The configured split that is evaluated where none is named; "test" where there is none for it."""
+    """The configured split to evaluate by default; "test" if none is suitable."""
     there = set(names)
     return next((name for name in ("test", "validation", HELD_OUT) if name in there), "test")
 
@@ -123,7 +124,15 @@ def main_split(names: Iterable[str]) -> str:
 def measure(
     given: Given, runs: Sequence[Run], averages: Mapping[str, Sequence[int]], split: str | None, shifts: bool
 ) -> Measured:
-    """All that there is to find of runs beside the ensemble of the first of them."""
+    """Everything measured of runs beside their ensemble.
+
+    Args:
+        given: what the command has opened.
+        runs: runs of one ensemble.
+        averages: ensembles of the runs' students by name, as positions of runs.
+        split: the split to evaluate; None for the default, `main_split`.
+        shifts: whether to evaluate shifted rows, too.
+    """
     split = split or main_split(given.splits)
     source = open_for(runs, given.splits, split)
     if split == HELD_OUT:

@@ -1,4 +1,4 @@
-"""An exported file in the place of a run: what is evaluated is what the file itself says, by whatever runs it."""
+"""An exported file in place of a run: the file's own outputs are evaluated, in whatever runtime runs it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from ensemble_distill.students.architecture import Architecture, shares_of
 from ensemble_distill.students.student import Student
 from ensemble_distill.tasks.reference import Reference
 
-APART = 10.0  # times what two runtimes may differ by: the file's pooling, and ours of its heads
+APART = 10.0  # tolerances by which the file's pooled outputs may differ from our pooling of its heads
 WHOLE = "float32"
 
 Said = Callable[[nn.Module, Tensor], Mapping[str, Tensor]]
@@ -40,12 +40,11 @@ Tell = Callable[[str], None]
 
 
 class Emitting:
-    """What a file emits of rows, by name, as the numbers of each head, (B, H, *L, W), in the members' unit, as students
-    of torch say them.
+    """Turns a file's named outputs into each head's raw numbers, (B, H, *L, W), in the members' unit.
 
     Args:
-        file: whose card says how the heads pool.
-        family: what those numbers mean.
+        file: the file, whose card says how the heads pool.
+        family: the family of the raw numbers.
     """
 
     def __init__(self, file: ExportedFile, family: Family) -> None:
@@ -54,7 +53,7 @@ class Emitting:
         self._compared = False
 
     def raw(self, outputs: Mapping[str, Tensor]) -> Tensor:
-        """Raises EdistillError where the heads together are not what the file says is their prediction."""
+        """The raw numbers. Raises EdistillError if the pooled heads are not what the file says they predict."""
         raw = self.family.from_emitted(outputs)
         if not self._compared:
             self._refuse_other_pooling(raw, outputs)
@@ -62,7 +61,7 @@ class Emitting:
         return raw
 
     def predictive(self, raw: Tensor) -> Predictive:
-        """What such numbers mean."""
+        """The distributions of raw numbers."""
         return self.family.predictive(raw, self._weights, self.file.card.average)
 
     def _refuse_other_pooling(self, raw: Tensor, outputs: Mapping[str, Tensor]) -> None:
@@ -78,7 +77,7 @@ class Emitting:
 
 
 class GraphStudent(Elsewhere):
-    """x (B, ...) to the numbers of each head, of a file that another runtime runs."""
+    """The student in a file that another runtime runs: a module from x (B, ...) to the raw numbers of each head."""
 
     def __init__(self, served: ExportedFile, family: Family) -> None:
         super().__init__()
@@ -89,17 +88,20 @@ class GraphStudent(Elsewhere):
         return self.emitting.raw({name: torch.from_numpy(values) for name, values in outputs.items()})
 
     def predictive(self, raw: Tensor) -> Predictive:
-        """What such numbers mean."""
+        """The distributions of raw numbers."""
         return self.emitting.predictive(raw)
 
 
 class ProgramStudent(nn.Module):
-    """The same of a module of torch that emits them by name: what it holds and multiplies can be counted."""
+    """The student in a file that is a torch module with named outputs: its parameters and operations can be counted."""
 
     def __init__(self, own: nn.Module, said: Said, emitting: Emitting) -> None:
-        """
+        """Wrap the file's module.
+
         Args:
-            said: what the module says of rows, by name.
+            own: the module.
+            said: runs it and names its outputs.
+            emitting: turns them into raw numbers.
         """
         super().__init__()
         self.own, self.said, self.emitting = own, said, emitting
@@ -108,20 +110,24 @@ class ProgramStudent(nn.Module):
         return self.emitting.raw(self.said(self.own, x))
 
     def predictive(self, raw: Tensor) -> Predictive:
-        """What such numbers mean."""
+        """The distributions of raw numbers."""
         return self.emitting.predictive(raw)
 
 
 @dataclass(frozen=True)
 class ExportedRun(Run):
-    """A run of which there is only an exported file; `folder` is that file. Nothing of it is kept beside."""
+    """A run of which there is only an exported file; `folder` is that file, and no results are saved with it."""
 
     served: ExportedFile = field(kw_only=True)
 
     @classmethod
     def open_file(cls, path: Path) -> ExportedRun:
-        """Raises: EdistillError where the file is none of ours, or stands in a run of other weights."""
-        served = open_file(path, threads=1)  # as everything is timed
+        """Open an exported file.
+
+        Raises:
+            EdistillError: edistill did not write the file, or it lies in a run that has other weights.
+        """
+        served = open_file(path, threads=1)  # all models are timed on one thread
         card = served.card
         refuse_stale(served.path, card.made_from)
         weights = "" if card.made_from is None else card.made_from.weights
@@ -148,13 +154,13 @@ class ExportedRun(Run):
     def whole(self) -> MadeFrom | None:
         return self.served.card.made_from if self.served.card.precision == WHOLE else None
 
-    def student(  # type: ignore[override]  # it says what a Student does, and may be none of torch
+    def student(  # type: ignore[override]  # it behaves as a Student, but may not be a torch one
         self, body: Any = None, *, trust: Trust = NOTHING, calibrated: bool = True
     ) -> Student | GraphStudent | ProgramStudent:
-        """What the file says, which is calibrated already.
+        """The file's student, which is already calibrated.
 
         Raises:
-            EdistillError: it holds weights alone, and what makes its body is not there, or may not run.
+            EdistillError: the file holds only weights, and the code that makes its body is missing or not trusted.
         """
         module, family = self.served.module(trust), self.architecture.family
         if isinstance(module, Student):
@@ -165,7 +171,7 @@ class ExportedRun(Run):
 
 
 def _config_of(file: ExportedFile) -> StudentConfig:
-    """What a student is of which only inputs and outputs are known."""
+    """The configuration of a student of which only inputs and outputs are known."""
     card = file.card
     architecture = Architecture(
         task=card.task,
@@ -195,7 +201,7 @@ def find_evaluated(runs: Path, name: str | None, tell: Tell) -> Run | Chain:
 
 
 def evaluated_runs(runs: Path, names: Sequence[str], tell: Tell) -> list[Run]:
-    """Runs and exported files that are to stand side by side; see `find_runs` and `located`."""
+    """Runs and exported files to evaluate side by side; see `find_runs` and `located`."""
     files = [located(runs, name, tell) for name in names]
     return [
         find_runs(runs, [name])[0] if file is None else ExportedRun.open_file(file)
@@ -204,8 +210,10 @@ def evaluated_runs(runs: Path, names: Sequence[str], tell: Tell) -> list[Run]:
 
 
 def with_their_runs(runs: Path, names: Sequence[str], tell: Tell) -> list[str]:
-    """Names, of a folder of exported files the one that stands for it, and before each of them the run that it stands
-    in, once."""
+    """The names, with a folder of exported files replaced by its representative file.
+
+    Before each exported file, the run that it lies in is inserted, unless it is already among the names.
+    """
     found: list[str] = []
     for name in names:
         file = located(runs, name, tell)

@@ -1,7 +1,7 @@
-"""How much of the ensemble is left in the student, diversity first.
+"""How much of the ensemble remains in the student, diversity first.
 
-The ratio and the rank correlation of model uncertainty are easily faked: constant random offsets on one mean reach
-a ratio of 1 and a Spearman of .95. `diversity_explained` is not; what such fakes get is in `controls`.
+The ratio and the rank correlation of model uncertainty are easily faked: constant random offsets on a single mean reach
+a ratio of 1 and a Spearman correlation of .95. `diversity_explained` is not. `controls` has the figures of such fakes.
 """
 
 from __future__ import annotations
@@ -19,25 +19,29 @@ SPREAD = ("model_uncertainty_l1", "model_uncertainty_ratio", "model_uncertainty_
 
 
 def fidelity(ensemble: Values, member: Values, student: Values, both: Values, unit: float = 1.0) -> Figures:
-    """All fidelity figures from the rows of the three models and of `fidelity_rows`.
+    """All fidelity figures, from the values of the three models and of `fidelity_rows`.
 
-    - `diversity_explained` = 1 − member_kl ÷ mean_m KL(p_m ‖ q̄), where q̄ is the student's mixture (of regression the
-      normal distribution of its moments): 0 is a student whose heads collapsed to their own mean, and 1 is perfect.
-      Below 0 the heads are worse than their mean. The divisor, `collapsed_kl`, is MU_ensemble + KL(p̄ ‖ q̄) for classes,
-      with p̄ and q̄ the mean probabilities; of regression mean_m KL(p_m ‖ p̄) stands in the place of MU_ensemble.
-    - `deviation_correlation`: uncentered correlation of p_m − p̄ with q_m − q̄ over rows, members of a weight above 0 and
-      classes, of the probabilities or, of regression, the means.
+    - `diversity_explained` = 1 − member_kl ÷ mean_m KL(p_m ‖ q̄), where q̄ is the student's mixture (for regression, the
+      normal distribution with its moments). It is 0 for a student whose heads collapsed to their own mean, 1 for a
+      perfect one, and below 0 if the heads are worse than their mean. The divisor is `collapsed_kl`. For classes, it is
+      MU_ensemble + KL(p̄ ‖ q̄), where p̄ and q̄ are the mean probabilities; for regression, mean_m KL(p_m ‖ p̄) replaces
+      MU_ensemble.
+    - `deviation_correlation`: the uncentered correlation of p_m − p̄ with q_m − q̄ over rows, classes and members of
+      nonzero weight; p and q are probabilities or, for regression, means.
     - `model_uncertainty_l1` = Σ|MU_s − MU_e| ÷ Σ MU_e; `_ratio` = mean ÷ mean; `_spearman` over rows, and as its
-      `_control` the Spearman of the student's total uncertainty with the ensemble's model uncertainty.
-    - `member_kl`, `mean_kl` in nats; `agreement` of the pooled classes.
+      `_control` the Spearman correlation of the student's total uncertainty with the ensemble's model uncertainty.
+    - `member_kl` and `mean_kl` in nats; `agreement` of the pooled classes.
     - `gap_closed` = (NLL_member − NLL_student) ÷ (NLL_member − NLL_ensemble).
 
-    Where some members do not answer some rows, each row is that of those who do, on both sides. Model uncertainty,
-    deviations and `gap_closed` are of the rows that several answer, and None where there are none; the rest is of all.
+    If some members do not answer some rows, each row covers those who do, on both sides. Model uncertainty, deviations
+    and `gap_closed` are then measured on the rows that several members answer, and None if there are none; all other
+    figures are measured on all rows.
 
     Args:
-        student: of its heads that are compared with the ensemble; see `matched`.
-        unit: of the uncertainties; see `Task.unit`.
+        ensemble, student: values from `prediction_rows`, the student's of its `matched` heads.
+        member: values from `member_rows`.
+        both: values from `fidelity_rows`.
+        unit: the unit of uncertainties; see `Task.unit`.
     """
     figures: Figures = dict.fromkeys(FIDELITY)
     figures["mean_kl"] = float(both["mean_kl"].mean())
@@ -55,13 +59,16 @@ def fidelity(ensemble: Values, member: Values, student: Values, both: Values, un
 
 
 def where_known(*values: NDArray[Any]) -> tuple[NDArray[Any], ...]:
-    """Values of rows, (N,) each, of those rows where all exist."""
+    """The values, (N,) each, on the rows where all of them exist."""
     known = ~np.any([np.isnan(each) for each in values], axis=0)
     return values if known.all() else tuple(each[known] for each in values)
 
 
 def _gap_closed(ensemble: NDArray[Any], member: NDArray[Any], student: NDArray[Any]) -> float | None:
-    """From NLLs (N,), and the members' own (N, M), of the rows that several answer or, where all do, of all."""
+    """`gap_closed` from NLLs (N,) and the members' own (N, M), on the rows that several members answer.
+
+    If all members answer every row, it is measured on all rows, even with a single member.
+    """
     there = ~np.isnan(member)
     if not there.all():
         several = there.sum(1) > 1
@@ -73,7 +80,7 @@ def _gap_closed(ensemble: NDArray[Any], member: NDArray[Any], student: NDArray[A
 
 
 def diversity_figures(both: Values, unit: float) -> Figures:
-    """The figures that need one head per member, from `fidelity_rows`; none where those have none."""
+    """The figures that need one head per member, from `fidelity_rows`; empty if there is no such head."""
     if "member_kl" not in both:
         return {}
     unexplained = _ratio(both["member_kl"].mean(), both["collapsed_kl"].mean())
@@ -86,14 +93,16 @@ def diversity_figures(both: Values, unit: float) -> Figures:
 
 
 def _correlation(both: Values, unit: float) -> float | None:
-    """Of deviations, on the rows that have any."""
+    """The correlation of deviations, on the rows that have them."""
     product, theirs, own = (row_mean(both[f"deviation_{name}"]) for name in ("product", "ensemble", "student"))
     return None if product is None or theirs is None or own is None else _ratio(product, np.sqrt(theirs * own), unit)
 
 
 def spread_figures(theirs: NDArray[np.float64], uncertainty: NDArray[np.float64], unit: float) -> Figures:
-    """l1, ratio and Spearman of `theirs` against the ensemble's model uncertainty, each (N,), on the rows where both
-    exist; None where there are none."""
+    """l1, ratio and Spearman correlation of uncertainties with the ensemble's model uncertainty.
+
+    Both are (N,), and are compared on the rows where both exist; the figures are None if there are no such rows.
+    """
     theirs, uncertainty = where_known(theirs, uncertainty)
     if not len(uncertainty):
         return dict.fromkeys(SPREAD)
@@ -105,7 +114,7 @@ def spread_figures(theirs: NDArray[np.float64], uncertainty: NDArray[np.float64]
 
 
 def spearman(a: NDArray[np.float64], b: NDArray[np.float64], unit: float = 1.0) -> float | None:
-    """Rank correlation, ties sharing their mean rank; None where one side is constant up to rounding."""
+    """Rank correlation, with ties sharing their mean rank; None if one side is constant up to rounding."""
     if not len(a) or min(np.ptp(a), np.ptp(b)) <= ROUNDING * unit:
         return None
     one, other = (ranks(values, unit) - (len(values) + 1) / 2 for values in (a, b))
@@ -113,5 +122,5 @@ def spearman(a: NDArray[np.float64], b: NDArray[np.float64], unit: float = 1.0) 
 
 
 def _ratio(part: float, whole: float, unit: float = 1.0) -> float | None:
-    """None where the whole is 0 up to rounding: what it would say is noise."""
+    """`part` ÷ `whole`; None if the whole is 0 up to rounding, since the ratio would be noise."""
     return float(part / whole) if abs(whole) > ROUNDING * unit else None

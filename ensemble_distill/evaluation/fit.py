@@ -1,7 +1,7 @@
-"""What a student's predictions are corrected by, fitted to its ensemble's on rows that no member was trained on.
+"""Fitting a student's calibration to its ensemble, on rows that no member was trained on.
 
-On rows that members were trained on they agree more than elsewhere, and a student fitted there would be too sure. No
-labels are needed: what is matched is the ensemble, not the truth.
+Members agree more on rows that they were trained on, so a student calibrated there would be too sure. No labels are
+needed: the target is the ensemble, not the truth.
 """
 
 from __future__ import annotations
@@ -20,34 +20,35 @@ from ensemble_distill.facts import FAINTEST, Calibration
 from ensemble_distill.predictive.answered import answering, matched
 from ensemble_distill.predictive.protocol import Predictive, Summary
 
-REACH = math.log(8)  # of the logarithms of what is fitted: a student farther off is not to be saved by a few numbers
+REACH = math.log(8)  # bound on the factors' logarithms: a few numbers do not save a student that is farther off
 TOLERANCE = 1e-4  # of those logarithms
-STEEPEST, STEP = 0.5, 0.02  # of the power
-GAIN = 0.01  # of the error of the rows' model uncertainties, below which a power is not worth its place
-ROUNDING = 1e-12  # of the total uncertainty
+STEEPEST, STEP = 0.5, 0.02  # bound and tolerance of the power
+GAIN = 0.01  # least relative reduction of the error of model uncertainties for which a power is worth having
+ROUNDING = 1e-12  # share of the total uncertainty
 
 
-Pair = tuple[Predictive, Predictive]  # what the ensemble and the student say of some rows
+Pair = tuple[Predictive, Predictive]  # the predictions of the ensemble and the student for the same rows
 
 
 def fit(ensemble: Predictive, student: Predictive, halves: tuple[Pair, Pair] | None = None) -> Calibration:
-    """The calibration of a student from its predictions of N rows as it was trained, and the ensemble's of the same.
+    """The calibration of a student, from its uncalibrated predictions for N rows and the ensemble's.
+
+    For classes and labels, the temperature minimizes the mean KL(ensemble ‖ student) of the pooled predictions; then
+    the spread equates the student's mean model uncertainty with the ensemble's. For regression, the factor of the
+    variances equates their mean logarithms, and the spread equates the mean variances of the means. The spread is 1 for
+    a student without model uncertainty or with equal heads.
+
+    Last comes the power: the one that, with its own spread, brings each row's model uncertainty nearest to the
+    ensemble's, by the mean absolute difference. It is 0 unless the fit on each half helps on the other half.
+
+    Each factor lies between 1/8 and 8; beside a power, the spread may exceed these bounds. If some members do not
+    answer some rows, those who do are compared with their own heads (see `matched`). The spread is then fitted on the
+    rows that several members answer, and is 1 if there are none.
 
     Args:
-        halves: of so few of these rows that hundreds of calibrations of them take no time; without them no power is
-            sought.
-
-    Classes: the temperature minimizes the mean KL(ensemble ‖ student) of the pooled predictions; then the spread makes
-    the student's mean model uncertainty the ensemble's. Numbers: the variances' factor makes their mean logarithm the
-    ensemble's, and the spread the mean variance of the means. A student without model uncertainty has no spread, one
-    whose heads are equal none that helps: 1.
-
-    Last the power: the one which, with its own spread, brings each row's model uncertainty nearest to the ensemble's,
-    in the mean of absolute differences. It is 0 unless what one half says helps on the other, both ways.
-
-    Each factor lies within a factor of 8. Where some members do not answer some rows, those who do are compared with
-    their own heads (see `matched`), and the spread is fitted on the rows that several answer: where there are none it
-    is 1.
+        ensemble, student: the predictions.
+        halves: the predictions for two halves of a few of these rows, few enough for hundreds of calibrations; None to
+            fit no power.
     """
     found, both = _widened(ensemble, student), _Uncertainties(ensemble, student)
     if not both.differ():
@@ -70,14 +71,14 @@ def _power(found: Calibration, *halves: Pair) -> float:
 
 
 class _Uncertainties:
-    """Model uncertainties, the ensemble's and the student's, of the rows that several members answer, (N,)."""
+    """The model uncertainties of ensemble and student on the rows that several members answer, (N,)."""
 
     def __init__(self, ensemble: Predictive, student: Predictive) -> None:
         self._ensemble, self._student, self._several = ensemble, student, answering(ensemble)
         self._wanted = self._of(ensemble) if student.has_model_uncertainty else torch.empty(0)
 
     def differ(self) -> bool:
-        """Whether there are any, and more than rounding makes of equal heads."""
+        """Whether both have model uncertainty beyond the rounding of equal heads."""
         if not self._wanted.numel():
             return False
         own = matched(self._student, self._ensemble)
@@ -87,17 +88,17 @@ class _Uncertainties:
         )
 
     def with_spread(self, by: Calibration) -> Calibration:
-        """A calibration with the spread that makes the student's mean the ensemble's."""
+        """The calibration with the spread that equates the two mean model uncertainties."""
 
         def excess(log_spread: float) -> float:
             return float((self._moved(replace(by, spread=math.exp(log_spread))).mean() / self._wanted.mean()).log())
 
-        # a power makes factors by itself, which the spread takes back
+        # a power brings factors of its own, which the spread must undo
         reach = REACH + abs(by.power) * math.log(float(self._own.total.mean() / self._own.model.mean()))
         return replace(by, spread=math.exp(_root(excess, min(reach, -math.log(FAINTEST)))))
 
     def power(self, found: Calibration) -> float:
-        """The one which leaves the least error with its own spread."""
+        """The power that, with its own spread, leaves the least error."""
 
         def error(power: float) -> float:
             return self.error(self.with_spread(replace(found, power=power)))
@@ -110,7 +111,7 @@ class _Uncertainties:
 
     @cached_property
     def _own(self) -> Summary:
-        """Of the student as it was trained."""
+        """The uncertainties of the uncalibrated student."""
         return matched(self._student, self._ensemble).summary()
 
     def _moved(self, by: Calibration) -> Tensor:
@@ -122,7 +123,7 @@ class _Uncertainties:
 
 
 def _widened(ensemble: Predictive, student: Predictive) -> Calibration:
-    """The temperature or, of numbers, the variances' factor."""
+    """The calibration with the fitted temperature or, for regression, the fitted factor of the variances."""
     wider, own = ensemble.log_width(), matched(student, ensemble).log_width()
     if wider is not None and own is not None:
         return Calibration(variance=_within(float((wider - own).mean())))
@@ -137,8 +138,10 @@ def _widened(ensemble: Predictive, student: Predictive) -> Calibration:
 
 
 def at_limit(calibration: Calibration) -> list[str]:
-    """The factors of a calibration that ended at a bound of their search; of a spread beside a power no bound is known
-    here."""
+    """The factors of a calibration that ended at a bound of their search.
+
+    Beside a power, the bound of the spread is unknown here, so the spread is left out.
+    """
     found = calibration.to_json()
     if found.pop("power", 0.0):
         del found["spread"]
@@ -146,7 +149,7 @@ def at_limit(calibration: Calibration) -> list[str]:
 
 
 def _root(rising: Callable[[float], float], reach: float) -> float:
-    """Where a rising function is 0 in ± reach, or the bound that it is nearest to 0 at."""
+    """The root of an increasing function within ± reach, or else the bound nearest to it."""
     if rising(reach) <= 0:
         return reach
     if rising(-reach) >= 0:

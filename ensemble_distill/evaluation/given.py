@@ -1,4 +1,4 @@
-"""What an evaluation is given: values that the command has opened."""
+"""The inputs of an evaluation, as the command has opened them."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from ensemble_distill.teachers.answering import Answering
 
 @dataclass(frozen=True)
 class Given:
-    """What runs of one ensemble are evaluated on, and with.
+    """What is needed to evaluate runs of one ensemble.
 
     Attributes:
-        splits: the configured splits by name. Each is opened when it is asked for, which raises EdistillError where it
-            cannot be. Labels index the runs' classes.
-        cache: what the members said, if it was kept.
-        members: opens the members themselves, in the runs' order; raises EdistillError where they are not all there.
-        at_hand: whether there are any to open: a run is evaluated from its cache alone, too.
-        device, workers: what computes, and how many processes read rows.
-        trusted: whose code may make the runs' bodies.
-        progress: is told what happens.
+        splits: the configured splits by name. Each is opened on first access, which raises EdistillError if it cannot
+            be opened. Labels index the runs' classes.
+        cache: the members' cached outputs; None if there is no cache.
+        members: opens the members, in the runs' order; raises EdistillError if one is missing.
+        at_hand: whether there are members to open; a run can be evaluated from its cache alone.
+        device, workers: the device to compute on, and the number of processes that read rows.
+        trusted: the code that may make the runs' bodies.
+        progress: where to report progress.
     """
 
     splits: Mapping[str, Source]

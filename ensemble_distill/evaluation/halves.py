@@ -1,4 +1,4 @@
-"""The noise floor of model uncertainty: one half of the ensemble's members against the other."""
+"""The noise floor of model uncertainty: one half of the members compared with the other."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ from ensemble_distill.runtime.keys import permutation
 from ensemble_distill.tasks.figures import Figures, Values
 
 SPLITS = 5
-FEWEST = 4  # members: a half of fewer than two has no model uncertainty
+FEWEST = 4  # members, since a half with fewer than two has no model uncertainty
 
 Half = tuple[int, ...]  # positions of members
 
 
 def halves(members: Sequence[int]) -> list[tuple[Half, Half]]:
-    """`SPLITS` random splits of members into two equal halves, the same ones every time; one of an odd number is left
-    out, another time another one. Empty where there are fewer than `FEWEST` members.
+    """`SPLITS` random splits of members into two equal halves, always the same ones.
+
+    Each split of an odd number of members leaves one out at random. Empty if there are fewer than `FEWEST` members.
 
     Args:
-        members: the positions of those that are part of the ensemble, whose weight is not 0.
+        members: the positions of the members with nonzero weight.
     """
     if len(members) < FEWEST:
         return []
@@ -39,8 +40,10 @@ def halves(members: Sequence[int]) -> list[tuple[Half, Half]]:
 
 
 def halves_rows(pairs: Iterable[Sequence[Predictive]]) -> Values:
-    """The model uncertainty of the two halves of each split: `first` and `second`, each (B, S). NaN where one member of
-    a half answers, or nobody does."""
+    """The model uncertainties of the two halves of each split, `first` and `second`, (B, S) each.
+
+    NaN on rows that fewer than two members of a half answer.
+    """
     found = [[_model(half) for half in pair] for pair in pairs]
     first, second = (torch.stack(list(side), dim=1).numpy() for side in zip(*found, strict=True))
     return {"first": first, "second": second}
@@ -52,10 +55,10 @@ def _model(half: Predictive) -> Tensor:
 
 
 def halves_figures(rows: Mapping[str, NDArray[np.float64]], unit: float) -> Figures:
-    """l1, ratio and Spearman of the first half's model uncertainty against the second's, each the mean over the splits.
+    """l1, ratio and Spearman correlation of the first half's model uncertainty with the second's, averaged over splits.
 
-    It is what an ensemble of the same kind, independent and half as large, gets against one: the smaller halves are
-    noisier than the whole, so that a good student can be better. None where it is of any split.
+    These are the figures of one independent ensemble of half the size against another. Halves are noisier than the
+    whole, so a good student can be better. A figure is None if it is None for any split.
     """
     splits = [spread_figures(a, b, unit) for a, b in zip(rows["first"].T, rows["second"].T, strict=True)]
     found: Figures = {}

@@ -1,4 +1,4 @@
-"""How an evaluation is kept in the folder of its run or its chain."""
+"""Saving an evaluation in the folder of its run or chain."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from ensemble_distill.runtime.progress import Progress
 from ensemble_distill.runtime.seals import WRITTEN_BY, write_sealed_json
 from ensemble_distill.tasks.figures import Values
 
-PATIENCE = 10.0  # seconds to wait for another evaluation to keep its document, which takes milliseconds
+PATIENCE = 10.0  # seconds to wait for another evaluation to save its document, which takes milliseconds
 
-Named = Mapping[str, tuple[int, Run]]  # runs by the names that their students get in `.npz`, each with its position
+Named = Mapping[str, tuple[int, Run]]  # runs with their positions, by the names of their students in `.npz`
 
 
 def keep_or_warn(of: Path, students: Named, measured: Measured, found: Evaluation, progress: Progress) -> None:
-    """Keep an evaluation in the folder of a run or a chain, or warn why not: the figures are known all the same.
+    """Save an evaluation in the folder of a run or chain, or warn if it cannot be saved: the figures are known anyway.
 
     Raises:
-        EdistillError: a run was replaced or calibrated otherwise since it was opened, and the figures are of no run.
+        EdistillError: a run was replaced or recalibrated since it was opened, so the figures no longer describe it.
     """
     runs = [run for _, run in students.values()]
     not_kept = f"The figures are not kept in {of}"
@@ -55,10 +55,10 @@ def keep_or_warn(of: Path, students: Named, measured: Measured, found: Evaluatio
 
 
 def _keep(of: Path, students: Named, measured: Measured, found: Evaluation) -> None:
-    """Write the document, and the figures of each row in `.npz`.
+    """Write the document, and the values of each row in `.npz`.
 
-    What is kept says of which weights it is, and which `.npz` belong to it. Shifts are kept apart: the next
-    evaluation without them leaves them.
+    The document records the weights that it describes and the digests of its `.npz` files. Shifts have a file of their
+    own, which a later evaluation without shifts leaves in place.
     """
     folder = of / EVALUATIONS
     at = {name: index for name, (index, _) in students.items()}
@@ -72,7 +72,7 @@ def _keep(of: Path, students: Named, measured: Measured, found: Evaluation) -> N
     }
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in rows.items()}
     document = found.to_json()
-    # last, since it tells of the others
+    # last, since it refers to the other files
     write_sealed_json(folder / f"{found.split}.json", {**document, **made, FIGURES_OF_ROWS: digests}, within=of)
     if found.shifts is not None:
         kept = ("schema", "task", "run", "split", "rows", "shifts", "shift_levels")
