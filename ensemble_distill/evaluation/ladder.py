@@ -1,4 +1,4 @@
-"""What an ensemble's own sub-ensembles get, by their size: the ladder that a student's figures are read from."""
+"""The figures of an ensemble's sub-ensembles by size: the ladder from which a student's worth is read."""
 
 from __future__ import annotations
 
@@ -18,32 +18,33 @@ from ensemble_distill.predictive.weighted import shares
 from ensemble_distill.runtime.grown import Grown
 from ensemble_distill.runtime.keys import permutation
 
-MOST = 60  # sub-ensembles of a size
-FEWEST = 10  # of a size, where rows and classes are many
-WORK = 2e10  # numbers to go through for all sub-ensembles and rows together, about: a minute or two
-AT_ONCE = 2**23  # numbers held at once
-KEPT = 2**27  # model uncertainties that are kept; beyond, of every second row, third row, …
+MOST = 60  # sub-ensembles of each size
+FEWEST = 10  # sub-ensembles of each size, if rows and classes are many
+WORK = 2e10  # numbers to process over all sub-ensembles and rows, roughly: a minute or two
+AT_ONCE = 2**23  # numbers in memory at once
+KEPT = 2**27  # model uncertainties in memory; of more, only those of every second row, third row, … are kept
 SEED = 0
 
 
 class Climb:
-    """Collects what the members say of rows, and makes the ladder of them.
+    """Collects the members' predictions for rows, and makes a ladder from them.
 
-    All sub-ensembles of a size are taken where there are at most 60 of them, else 60 that are drawn, by a fixed seed.
-    Members of weight 0 are no part of the ensemble. Of a row that some members do not answer the sub-ensemble is the
-    first k who do, its own members before others: those by a fixed seed; where fewer answer, it is those.
+    Of each size, all sub-ensembles are used if there are at most `most`, else as many drawn ones, by a fixed seed.
+    `most` is 60, and falls to 10 at least if rows and classes are many. Members of weight 0 are not part of the
+    ensemble. On a row that some members do not answer, a sub-ensemble of k is the first k who do: its own members
+    first, then others in an order fixed by a seed. If fewer than k answer, it is those.
 
     Args:
-        pooled: the positions of the members that are.
-        rows: how many will come.
-        width: how many numbers a member says of a row.
+        pooled: the positions of the members with nonzero weight.
+        rows: the number of answers to come.
+        width: the number of values in a member's answer.
     """
 
     def __init__(self, pooled: tuple[int, ...], rows: int, width: int) -> None:
         self.most = int(max(FEWEST, min(MOST, WORK / (rows * width * max(1, len(pooled))))))
         self._parts = [some for size in range(1, len(pooled) + 1) for some in drawn(pooled, size, self.most)]
         self._turns = [_turns(some, pooled, at) for at, some in enumerate(self._parts)]
-        self._answering = 1  # members, at most, of a row
+        self._answering = 1  # the most members that answer a row
         self._sizes = np.array([len(some) for some in self._parts])
         self._stride = -(-rows * len(self._parts) // KEPT)
         self._nll: Tensor | None = None  # sums over rows
@@ -52,7 +53,7 @@ class Climb:
         self._rows = 0
 
     def add(self, ensemble: Predictive, y: Tensor | None) -> None:
-        """B more rows and, where there are any, their labels y."""
+        """Add B rows and their labels y, if there are any."""
         pooled, shares_of = ensemble.pooled(), self._shares(ensemble)
         step = max(1, AT_ONCE // max(1, ensemble.means()[:, 0].numel()))
         found = [ensemble.parts(shares_of(slice(at, at + step)), y) for at in range(0, len(self._parts), step)]
@@ -69,7 +70,10 @@ class Climb:
         self._rows += len(summary.model)
 
     def _shares(self, ensemble: Predictive) -> Callable[[slice], Tensor]:
-        """How much each member counts in some sub-ensembles: (S, M), or (B, S, M) where not all answer every row."""
+        """A function that gives each member's share in a slice of the sub-ensembles.
+
+        Shares are (S, M), or (B, S, M) if not all members answer every row.
+        """
         weights = shares(ensemble.weights, ensemble.means())
 
         def of_all(some: slice) -> Tensor:
@@ -79,7 +83,7 @@ class Climb:
             return chosen
 
         def of_each_row(some: slice) -> Tensor:
-            turns = torch.tensor(self._turns[some])  # (S, P): members in the order in which they are asked
+            turns = torch.tensor(self._turns[some])  # (S, P): members in the order in which they are taken
             there = weights[:, turns] > 0  # (B, S, P)
             taken = there & (there.cumsum(-1) <= torch.from_numpy(self._sizes[some])[:, None])
             given = weights.new_zeros(len(weights), len(turns), ensemble.members)
@@ -89,7 +93,7 @@ class Climb:
         return of_all if weights.dim() == 1 else of_each_row
 
     def ladder(self) -> Ladder | None:
-        """Of all rows that were added, one at least; None where one member answers each of them."""
+        """The ladder over all added rows, at least one; None if no row is answered by several members."""
         if self._answering < 2:
             return None
         return Ladder(
@@ -116,13 +120,13 @@ class Climb:
 
 
 def _turns(some: tuple[int, ...], pooled: tuple[int, ...], at: int) -> list[int]:
-    """All members, in the order in which a sub-ensemble takes them: its own, and then others by a seed."""
+    """All members in the order in which a sub-ensemble takes them: first its own, then others by a seed."""
     others = [member for member in pooled if member not in some]
     return [*some, *(others[place] for place in permutation(len(others), "stand in", at))]
 
 
 def drawn(members: tuple[int, ...], size: int, most: int) -> list[tuple[int, ...]]:
-    """All choices of so many members where there are at most so many, else that many different ones, by a seed."""
+    """All choices of `size` members if there are at most `most`, else `most` different ones, drawn by a seed."""
     if comb(len(members), size) <= most:
         return list(combinations(members, size))
     rng, found = np.random.default_rng([SEED, size]), set[tuple[int, ...]]()

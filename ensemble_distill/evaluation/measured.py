@@ -1,4 +1,4 @@
-"""From what was found of rows to the figures of one run."""
+"""The figures of one run, from the values of rows."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from ensemble_distill.tasks.reference import Reference
 
 @dataclass(frozen=True)
 class Measured:
-    """All that was found of runs that share an ensemble.
+    """Everything measured of runs that share an ensemble.
 
     Attributes:
-        task: what they predict.
-        members: the ensemble's names.
-        split: which rows.
-        main: those rows.
-        ood: the rows of each OOD set.
-        shifts: {shift: {severity: {model: figures}}}; None where they were not asked for.
+        task: the task of the runs.
+        members: the names of the ensemble's members.
+        split: the evaluated split.
+        main: the values of its rows.
+        ood: the values of each OOD set.
+        shifts: {shift: {severity: {model: figures}}}; None if shifts were not evaluated.
         levels: what the severities of each shift mean.
-        costs: of each model that is at hand.
-        choice: the positions of the members of each sub-ensemble, and who finds others.
-        references: what the student of each run says of the calibration rows; none where there are none.
+        costs: the cost of each model that could be timed.
+        choice: the chosen sub-ensembles, and the search for others.
+        references: for each run, its student's outputs on the calibration rows; empty if there are none.
     """
 
     task: Task
@@ -52,13 +52,13 @@ class Measured:
     def evaluation(
         self, index: int, named: str, calibrated: bool, chain: Mapping[str, Model] | None = None
     ) -> Evaluation:
-        """The figures of the run at a position.
+        """The figures of one run.
 
         Args:
-            index: the position.
-            named: what the run is called.
-            calibrated: whether it is.
-            chain: the generations of a chain and their averages, by the names that they get.
+            index: the run's position.
+            named: the run's name.
+            calibrated: whether the run is calibrated.
+            chain: the generations of a chain and their averages, by the names they get; None for a run.
         """
         more = chain or {}
         names: dict[str, Model] = {ENSEMBLE: ENSEMBLE, MEMBER: MEMBER, STUDENT: index}
@@ -101,7 +101,7 @@ class Measured:
         )
 
     def figured(self, index: int) -> Figured:
-        """What makes the figures of the run at a position on some of its answers."""
+        """A function that gives the figures of the run at a position on some of the answers."""
         main, unit = self.main, self._unit
         own, near, like = main.models[index], main.nearness[index], self._compared(index)
         ensemble = main.models[ENSEMBLE]
@@ -114,7 +114,7 @@ class Measured:
         return on
 
     def numbers(self, runs: int) -> int:
-        """How many numbers the figures of so many runs are made of, about."""
+        """About how many numbers go into the figures of so many runs."""
         main = self.main
         ours = sum(values.size for values in (*main.models[0].values(), *main.nearness[0].values()))
         theirs = sum(values.size for values in main.models[ENSEMBLE].values())
@@ -136,7 +136,7 @@ class Measured:
         return self.task.unit(self.main.models[ENSEMBLE])
 
     def _compared(self, model: Model) -> Values:
-        """The rows of what of a model is compared with the ensemble."""
+        """The values of those of a model's heads that are compared with the ensemble."""
         return self.main.compared.get(model, self.main.models[model])
 
     @cached_property
@@ -148,7 +148,7 @@ class Measured:
         }
 
     def _worth(self, names: Mapping[str, Model]) -> dict[str, Worth | None] | None:
-        """Of each model that is measured against the ensemble; None where nobody could serve fewer members."""
+        """The worth of each model but the ensemble and its mean member; None if there is no ladder."""
         main, ladder = self.main, self.main.ladder
         if ladder is None:
             return None
@@ -164,7 +164,7 @@ class Measured:
         return found
 
     def _instead(self, student: Worth | None) -> tuple[str, ...] | None:
-        """The best members by NLL on the validation rows, as many as the student costs, if it is worth fewer."""
+        """If a student is worth fewer members than it costs, the best so many members by NLL on the validation rows."""
         if student is None or not student.falls_short or self.choice.search is None:
             return None
         best = self.choice.search.best(max(1, int(student.cost_in_members)))

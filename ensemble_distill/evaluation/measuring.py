@@ -1,6 +1,6 @@
-"""Students of one ensemble beside it, its mean member and its best sub-ensembles, on the same rows in one pass.
+"""Measures students, their ensemble, its mean member and its best sub-ensembles on the same rows in one pass.
 
-Members of weight 0 are no part of the ensemble: they are not in its mean member, and not in what it costs.
+Members of weight 0 are not part of the ensemble, so neither its mean member nor its cost includes them.
 """
 
 from __future__ import annotations
@@ -40,27 +40,27 @@ from ensemble_distill.tasks.figures import Figures, Values
 from ensemble_distill.tasks.reference import Reference
 from ensemble_distill.teachers.run import once
 
-# A model's name in `names`, the name of an average of students, or the position of the run whose student it is.
+# A model's name in `names`, the name of an average of students, or the position of a student's run.
 Model = str | int
 
 
 @dataclass(frozen=True)
 class SplitValues:
-    """What was found of each row of one split.
+    """The values of the answers in one split.
 
     Attributes:
-        models: of each model.
-        compared: of each student's heads that are compared with the ensemble, where they are not all on some rows; see
-            `matched`.
-        nearness: to the ensemble, of each model that is not made of all its members; see `fidelity_rows`.
-        offsets: of each student's fake that there is; see `Offsets.rows`.
-        halves: of the ensemble; see `halves_rows`. None for too few members, and on rows that have no controls.
-        ladder: what sub-ensembles get. None where at most one member answers a row, and on rows that have no controls.
-        rows: the row that each answer is of, (A,).
-        heads: of each student; empty on rows that have no controls.
-        conformal: of each student; see `conformal_rows`. Empty on rows that have no controls.
-        answering: how many members answer each row, (N,); None where all answer every row.
-        unanswered: rows that no member answers, which are left out.
+        models: of each model; see `prediction_rows` and `member_rows`.
+        compared: of each student's heads that are compared with the ensemble; see `matched`. Empty if all heads are
+            compared on every row.
+        nearness: of students, sub-ensembles and averages to the ensemble; see `fidelity_rows`.
+        offsets: of the students' fakes that exist; see `Offsets.rows`.
+        halves: of the ensemble; see `halves_rows`. None with too few members, or without controls.
+        ladder: the figures of sub-ensembles. None if no row is answered by several members, or without controls.
+        rows: the row of each answer, (A,).
+        heads: the heads of each student; empty without controls.
+        conformal: of each student; see `conformal_rows`. Empty without controls.
+        answering: how many members answer, (A,); None if all members answer every row.
+        unanswered: the number of answers that no member gives, which are left out.
     """
 
     models: Mapping[Model, Values]
@@ -81,12 +81,12 @@ class Bench:
     """The models that are measured together.
 
     Attributes:
-        ensemble: the members.
+        ensemble: the ensemble.
         students: the runs' students.
-        averages: ensembles of the students by name, each with the positions of their runs.
-        chosen: sub-ensembles by name, each with the positions of its members.
-        progress: is told how far a pass is.
-        references: what each student says of the calibration rows, where there are any.
+        averages: ensembles of students by name, as positions of runs.
+        chosen: sub-ensembles by name, as positions of members.
+        progress: where to report progress.
+        references: each student's outputs on the calibration rows; empty if there are none.
     """
 
     ensemble: Ensemble
@@ -97,7 +97,7 @@ class Bench:
     references: Sequence[Reference] = ()
 
     def on(self, split: str, source: Source) -> SplitValues:
-        """Every model on a configured split. OOD sets have no controls, and their labels mean nothing."""
+        """Measure every model on a configured split; for OOD sets, without controls and without their labels."""
         inside = not split.startswith("ood/")
         labels = source.labels if inside else None
         self.progress.start(f"evaluating {split}", total=len(source), unit="rows")
@@ -106,7 +106,7 @@ class Bench:
         return found
 
     def shifted(self, split: str, source: Source) -> dict[str, dict[int, dict[Model, Figures]]]:
-        """{shift: {severity: {model: figures}}}, of every shift for such rows; the members are asked themselves."""
+        """{shift: {severity: {model: figures}}} for every shift of this kind of rows; members predict anew."""
         names = shifts_for(source.kind)
         rows = len(names) * len(SEVERITIES) * len(source)
         self.progress.start(f"evaluating shifts of {split}", total=rows, unit="rows")
@@ -122,9 +122,10 @@ class Bench:
         return {model: self.ensemble.task.figures(rows) for model, rows in found.models.items()}
 
     def costs(self, source: Source) -> dict[Model, Figures]:
-        """Of one row; without those of the members where they are not at hand, or are no modules.
+        """The cost of each model for one row; without the members' if they are not at hand, or not all are modules.
 
-        The heads of one run run its body once, and one of them by itself costs the body and that head.
+        Members that are heads of one run share one pass through its body; one such member alone costs the body and its
+        head.
         """
         models: dict[Model, Costed] = {}
         modules, pooled = [module.cpu() for module in self.ensemble.modules], self.ensemble.pooled
@@ -194,7 +195,7 @@ class Bench:
         students: Mapping[int, Predictive],
         outputs: Tensor,
     ) -> None:
-        """Add some rows, which some member answers each."""
+        """Add rows, each of which some member answers."""
         task = self.ensemble.task
         found.models[ENSEMBLE].add(prediction_rows(task, ensemble, y))
         pooled = self.ensemble.pooled
@@ -219,8 +220,10 @@ class Bench:
     def _others(
         self, students: Mapping[int, Predictive], outputs: Tensor
     ) -> Iterator[tuple[Model, Predictive, Predictive]]:
-        """Students, sub-ensembles and averages: what each predicts, and what of it is compared with the ensemble. Of an
-        average that is the pooled prediction alone: nobody of it imitates a member."""
+        """Students, sub-ensembles and averages: their prediction, and the part of it compared with the ensemble.
+
+        For an average, that part is the pooled prediction, since none of its students imitates a member.
+        """
         for index, student in students.items():
             yield index, student, student
         for name, at in self.chosen.items():
@@ -232,13 +235,13 @@ class Bench:
             yield name, average, average.pooled()
 
     def _average(self, students: Sequence[Predictive]) -> Predictive:
-        """The ensemble whose members are what the students predict, each with equal weight."""
+        """The ensemble whose members are the students' pooled predictions, with equal weights."""
         raw = torch.stack([student.as_member() for student in students], dim=1)
         return self.ensemble.family.predictive(raw, None, "probabilities")
 
 
 class _Found:
-    """What is found batch by batch."""
+    """Collects values batch by batch."""
 
     def __init__(self) -> None:
         self.models: dict[Model, GrownValues] = defaultdict(GrownValues)
@@ -250,11 +253,11 @@ class _Found:
         self.conformal: dict[int, GrownValues] = defaultdict(GrownValues)
         self.answering = Grown()
         self.partial = False  # whether some member does not answer some row
-        self.incomplete: set[str] = set()  # sub-ensembles of which one does not
+        self.incomplete: set[str] = set()  # sub-ensembles with such a member
         self.unanswered = 0
 
     def values(self, offsets: Mapping[int, Values], ladder: Ladder | None) -> SplitValues:
-        """End to end. A sub-ensemble that does not answer every row is left out: its figures would be of others."""
+        """All batches joined. A sub-ensemble that does not answer every row is left out: it would cover other rows."""
         models, nearness = (
             {model: grown.all() for model, grown in found.items() if model not in self.incomplete}
             for found in (self.models, self.nearness)
@@ -275,7 +278,7 @@ class _Found:
 
 
 def refuse_unanswered(models: Mapping[Model, GrownValues], named: str) -> None:
-    """Raise EdistillError where no member answers any row: there is nothing to compare with."""
+    """Raise EdistillError if no member answers any row, since there is nothing to compare with."""
     if not models:
         key = f"data.{named.replace('/', '.')}"
         raise EdistillError(

@@ -1,13 +1,13 @@
-"""What an evaluation calls its models, its fidelity figures and their controls, and what is said of each."""
+"""The names of an evaluation's models, fidelity figures and controls, with texts that explain them."""
 
 from __future__ import annotations
 
 ENSEMBLE, MEMBER, STUDENT = "ensemble", "member", "student"
-SUBENSEMBLES = {"best-2": 2, "best-3": 3}  # by name, how many members each has
-TOTAL = "total_uncertainty"  # the control of that name
-SHARED = (ENSEMBLE, MEMBER, *SUBENSEMBLES)  # the models that runs of one ensemble have in common
+SUBENSEMBLES = {"best-2": 2, "best-3": 3}  # by name, the number of members
+TOTAL = "total_uncertainty"  # the name of a control, too
+SHARED = (ENSEMBLE, MEMBER, *SUBENSEMBLES)  # the models that runs of one ensemble share
 
-# Of each fidelity figure what a student that is the ensemble gets; None for those that are controls themselves.
+# The value of each fidelity figure for a student that equals the ensemble; None for figures that are controls.
 FIDELITY = {
     "diversity_explained": 1,
     "deviation_correlation": 1,
@@ -22,7 +22,7 @@ FIDELITY = {
     "gap_closed": 1,
 }
 
-# What fidelity figures are to be compared with, and what stands for it below the table.
+# The controls beside the fidelity figures, with the text that explains each below the table.
 CONTROLS = {
     "collapsed": "every head says the student's mean.",
     "offsets": "that mean plus random offsets, the same on every row, scaled to the ensemble's mean model uncertainty.",
@@ -30,7 +30,7 @@ CONTROLS = {
     "halves": "half of the members compared with the other half: what an independent ensemble of that size gets.",
 }
 
-# what is told of the split that teachers.folds makes
+# the note on the split that teachers.folds makes
 HONEST = (
     "held-out is the training rows, each answered by the one member that was not trained on it, so the members' "
     "figures are unbiased. The student was trained on these rows, so its own figures are optimistic."

@@ -1,4 +1,4 @@
-"""The easy fake of an ensemble: a student's mean with constant random offsets, one for each head."""
+"""An easy fake of an ensemble: a student's mean plus constant random offsets, one per head."""
 
 from __future__ import annotations
 
@@ -18,28 +18,31 @@ from ensemble_distill.runtime.grown import Grown
 from ensemble_distill.runtime.keys import normals
 from ensemble_distill.tasks.figures import Values
 
-LIMIT = 2**22  # numbers of the members that are kept, 32 MiB: 8,000 rows of 50 members and 10 classes
-CHUNK = 2**20  # numbers in flight at once
-DRAWS = 8  # of which the best is taken: those of few members are not alike
-SAMPLE = 2**18  # numbers that it is chosen on
-STEP, STEPS = 0.05, 8  # of the logarithm of the scale from the first guess, each twice as long as the last
+LIMIT = 2**22  # numbers kept of the members' outputs, 32 MiB: 8,000 rows of 50 members and 10 classes
+CHUNK = 2**20  # numbers processed at once
+DRAWS = 8  # the best of them is used, since draws for few members differ
+SAMPLE = 2**18  # numbers on which the best draw is chosen
+STEP, STEPS = 0.05, 8  # first step of the scale's logarithm from a guess, and the number of steps, each twice the last
 
 
 class Offsets:
-    """Collects rows, and tells what each student's fake is on them.
+    """Collects rows, and measures each student's fake on them.
 
-    The fake's head m says ln q̄ + s·o_m for classes, with q̄ the mean probabilities of the student's heads and o_m (K,)
-    drawn from a standard normal distribution; of regression it says N(μ̄ + s·o_m, σ̄²), from the moments of the student's
-    mixture. The o_m are the same for every row, and s is such that the mean model uncertainty is the ensemble's. Of
-    `DRAWS` such fakes the one of the least l1 is taken: as good as a fake gets that knows nothing of the members.
-    More than one pass over the rows is needed, so they are kept: all of them, or evenly spread ones where they are more
-    than `limit` numbers. Of rows that some members do not answer those are kept that several do, and the fake's heads
-    of these members are asked.
+    For classes, head m of the fake predicts ln q̄ + s·o_m, where q̄ are the mean probabilities of the student's heads,
+    and o_m, (K,), is drawn from a standard normal distribution. For regression, it predicts N(μ̄ + s·o_m, σ̄²), from the
+    moments of the student's mixture. The o_m are the same for every row, and s makes the mean model uncertainty equal
+    to the ensemble's. Of `DRAWS` such fakes, the one with the lowest l1 is used: the best that a fake can be without
+    knowing the members.
+
+    This takes several passes over the rows, so they are kept in memory: all of them, or evenly spaced ones if they have
+    more than `limit` numbers. If some members do not answer every row, the rows that several members answer are kept,
+    and the fake uses the heads of those members.
 
     Args:
-        family: of the members' outputs.
-        pooling: outputs (B, M, W) of as many members to the prediction that they make together.
-        rows: how many will come.
+        family: the family of the members' outputs.
+        pooling: makes the joint prediction from the outputs (B, M, W) of as many members.
+        rows: the number of rows to come.
+        limit: the most numbers to keep.
     """
 
     def __init__(self, family: Family, pooling: Callable[[Tensor], Predictive], rows: int, limit: int = LIMIT) -> None:
@@ -49,7 +52,7 @@ class Offsets:
         self._means: dict[int, Grown] = defaultdict(Grown)
 
     def add(self, outputs: Tensor, students: Mapping[int, Predictive]) -> None:
-        """Outputs (B, M, W) of the members on the next rows, and what the students say there."""
+        """Add the members' outputs (B, M, W) and the students' predictions for the next rows."""
         stride = -(-self._expected * outputs[0].numel() // self._limit)
         kept = torch.arange(-self._added % stride, len(outputs), stride)
         self._added += len(outputs)
@@ -66,11 +69,11 @@ class Offsets:
 
     @torch.no_grad()
     def rows(self) -> dict[int, Values]:
-        """Of each student that has a model uncertainty: `fidelity_rows` of its fake, and the `model_uncertainty` of the
-        fake beside that of the `ensemble` on the same rows.
+        """For each student with model uncertainty, the values of its fake.
 
-        A student is left out where no scale gives the ensemble's model uncertainty: where that is 0, or nearly as large
-        as that of members which are sure of different classes.
+        They are `fidelity_rows` of the fake, its `model_uncertainty`, and that of the `ensemble` on the same rows. A
+        student is left out if no scale gives the ensemble's model uncertainty: if that is 0, or nearly as large as that
+        of members that are sure of different classes.
         """
         outputs = torch.from_numpy(self._outputs.all())
         if not len(outputs):
@@ -92,14 +95,16 @@ class Offsets:
         return found
 
     def _drawn(self, outputs: Tensor, draw: int) -> Tensor:
-        """Offsets (1, M, W) of scale 1. Of regression they move the means alone, the first of a member's outputs."""
+        """Offsets of scale 1, (1, M, W). For regression, only the means move: the first of a member's outputs."""
         drawn = torch.from_numpy(normals((1, *outputs.shape[1:]), "offsets", draw)).to(outputs)
         drawn[..., self._pooling(outputs[:1]).means().shape[-1] :] = 0
         return drawn
 
     def _best(self, mean: Tensor, draws: Sequence[Tensor], uncertainty: Tensor) -> tuple[int, float | None]:
-        """Which draw's l1 is the least, and its scale, on evenly spread rows. Where all do equally well, as those of
-        regression, it is the first."""
+        """The draw with the lowest l1 on evenly spaced rows, and its scale.
+
+        It is the first one if all draws do equally well, as for regression.
+        """
         stride = -(-len(mean) * draws[0].numel() // SAMPLE)
         mean, uncertainty = mean[::stride], uncertainty[::stride]
         scales = [self._scale(mean, drawn, float(uncertainty.mean())) for drawn in draws]
@@ -119,10 +124,10 @@ class Offsets:
         return fidelity_rows(ensemble, fake) | {name: values.numpy() for name, values in uncertainties.items()}
 
     def _scale(self, mean: Tensor, drawn: Tensor, wanted: float, guess: float | None = None) -> float | None:
-        """By which the offsets `drawn` give the fake a mean model uncertainty of `wanted`; None where none does.
+        """The scale at which offsets give the fake a mean model uncertainty of `wanted`; None if there is none.
 
-        From a guess a bracket is found and, in it, the scale. Model uncertainty grows as the scale's square while it is
-        small, of regression always: that is the guess where there is no other.
+        A bracket is found around a guess, and the scale within it. Model uncertainty grows as the square of the scale
+        while it is small, and for regression always, which gives the default guess.
         """
 
         def uncertainty(scale: float) -> float:
@@ -149,6 +154,6 @@ class Offsets:
 
     @staticmethod
     def _chunks(rows: Tensor, like: Tensor | None = None) -> Iterator[Tensor]:
-        """Rows in parts of about `CHUNK` numbers, as many rows each as of `like`, which is wider."""
+        """Rows in chunks of about `CHUNK` numbers, or in chunks of as many rows as those of a wider `like`."""
         size = max(1, CHUNK // (rows if like is None else like)[0].numel())
         yield from (rows[start : start + size] for start in range(0, len(rows), size))

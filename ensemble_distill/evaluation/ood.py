@@ -1,4 +1,4 @@
-"""Telling rows from elsewhere by their uncertainty."""
+"""Detecting out-of-distribution rows by their uncertainty."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Rows = Mapping[str, NDArray[np.float64]]
 
 
 def detection(inside: Rows, outside: Rows, unit: float = 1.0) -> Figures:
-    """AUROC of each uncertainty as a score, out-of-distribution rows positive; None where a model has none.
+    """AUROC of each uncertainty as a score, with out-of-distribution rows positive; None if a model lacks it.
 
-    Rows (N,), or (N, M) for the members: then the mean over members of each one's own AUROC. Rows where a score does
-    not exist, NaN, count for none.
+    For members, it is the mean over members of each one's AUROC. Rows on which a score is NaN are left out.
 
     Args:
-        unit: of the uncertainties; see `Task.unit`.
+        inside, outside: values (N,), or (N, M) for members, of rows inside and outside the distribution.
+        unit: the unit of uncertainties; see `Task.unit`.
     """
     figures: Figures = dict.fromkeys(SCORES)
     for score in SCORES:

@@ -1,7 +1,7 @@
-"""How far apart models are on the same rows, and how far chance alone could have put them.
+"""How far models differ on the same rows, and whether chance could explain it.
 
-The paired bootstrap (Efron and Tibshirani 1993, chapter 16): rows are drawn anew, with replacement, the same ones for
-all models, and every figure is made again of what was drawn.
+This is the paired bootstrap (Efron and Tibshirani 1993, chapter 16): rows are drawn with replacement, the same ones for
+all models, and every figure is computed again on the drawn rows.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from ensemble_distill.tasks.figures import Figures
 
 LEVEL = 0.95
 MOST, FEWEST = 1000, 200  # draws
-ROWS = 20  # fewer draw themselves over and over, one of them always: they say nothing of others
-WORK = 1e9  # numbers to go through for all draws, about: some ten seconds
+ROWS = 20  # rows; draws of fewer are too much alike to say anything about other rows
+WORK = 1e9  # numbers to process over all draws, roughly: some ten seconds
 SEED = 0
 
 Rows = NDArray[np.int64]
@@ -26,13 +26,13 @@ Figured = Callable[[Rows], Figures]  # a model's figures on some answers; an ans
 
 @dataclass(frozen=True)
 class Difference:
-    """Of a figure between two models.
+    """The difference of a figure between two models.
 
     Attributes:
-        value: the other's less the first's, on the rows as they are.
-        low, high: where 95 % of the draws have it; None where too few rows are there to draw from.
-        rounding: whether the two are one student, so that whatever differs is rounding. It may be the same on every
-            draw, and says nothing.
+        value: the other model's figure minus the first's, on the actual rows.
+        low, high: the interval that holds the difference in 95 % of the draws; None if there are too few rows.
+        rounding: whether the two are the same student, so that a difference is rounding and means nothing, even if it
+            is the same in every draw.
     """
 
     value: float
@@ -42,7 +42,7 @@ class Difference:
 
     @property
     def clear(self) -> bool:
-        """Whether the rows tell the two apart: 0 lies outside."""
+        """Whether the rows distinguish the two models: the interval does not contain 0."""
         return not (self.rounding or self.low is None or self.high is None or self.low <= 0 <= self.high)
 
     def to_json(self) -> dict[str, float | bool | None]:
@@ -50,21 +50,22 @@ class Difference:
 
 
 def draws_for(numbers: int, rows: Rows) -> int:
-    """How many draws are made of rows that hold so many numbers, of all models together; none of fewer than 20.
+    """The number of draws to make; 0 if there are fewer than `ROWS` rows.
 
     Args:
-        rows: (A,) the row that each answer is of.
+        numbers: how many numbers go into the figures of all models.
+        rows: (A,), the row of each answer.
     """
     return 0 if len(np.unique(rows)) < ROWS else int(max(FEWEST, min(MOST, WORK / max(1, numbers))))
 
 
 def differences(sides: Sequence[Sequence[Figured]], rows: Rows, draws: int) -> list[dict[str, Difference]]:
-    """Of each side but the first to the first, by figure; without those that do not exist on every draw.
+    """The differences of each side but the first from the first, by figure; without figures missing in some draw.
 
     Args:
-        sides: models that differ in their seed alone stand together, and their figures are averaged.
-        rows: (A,) the row that each answer is of, ascending. Rows are drawn, whose positions belong together.
-        draws: how many; without any there are no intervals.
+        sides: the models of each side, which differ only in their seed and whose figures are averaged.
+        rows: (A,), the row of each answer, ascending. Whole rows are drawn, since a row's positions belong together.
+        draws: the number of draws; without any, there are no intervals.
     """
     whole = _averaged(sides, np.arange(len(rows)))
     drawn = [_averaged(sides, some) for some in _drawn(rows, draws)]
@@ -86,7 +87,7 @@ def _difference(
 
 
 def _averaged(sides: Sequence[Sequence[Figured]], some: Rows) -> list[dict[str, float]]:
-    """Of each side its seeds' mean figures; without those that a seed has not."""
+    """Each side's figures, averaged over its seeds; without figures that some seed lacks."""
     found = []
     for models in sides:
         figures = [of(some) for of in models]
@@ -96,7 +97,7 @@ def _averaged(sides: Sequence[Sequence[Figured]], some: Rows) -> list[dict[str, 
 
 
 def _drawn(rows: Rows, draws: int) -> Iterator[Rows]:
-    """Answers of as many rows as there are, drawn with replacement."""
+    """For each draw, the answers of as many rows as there are, drawn with replacement."""
     random = np.random.default_rng(SEED)
     starts = np.flatnonzero(np.diff(rows, prepend=-1))
     lengths = np.diff(starts, append=len(rows))

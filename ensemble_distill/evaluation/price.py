@@ -1,4 +1,4 @@
-"""What exported files of less precision cost beside the float32 one: quality, worth, time, bytes, and how far apart."""
+"""What exported files of lower precision lose and gain beside the float32 file: quality, worth, time and bytes."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from ensemble_distill.serving.served import Served
 from ensemble_distill.tasks.figures import Figures
 
 SPLIT = "validation"
-MOST_LOSS = 0.01  # nats of an answer
-MOST_SHIFT = 0.1  # of the model uncertainty, as a share of it
+MOST_LOSS = 0.01  # nats per answer
+MOST_SHIFT = 0.1  # share of the model uncertainty
 UNCERTAIN = "model_uncertainty"
-BEFORE = {raw: name for name, raw in RAW.items()}  # of a graph of raw pixels, the one without
+BEFORE = {raw: name for name, raw in RAW.items()}  # for a graph that takes raw pixels, the one that does not
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,14 @@ class Price:
     """One file on the validation rows, beside the float32 file.
 
     Attributes:
-        file: its name.
-        rows: how many there are.
-        figures: of its predictions, as `evaluate` has them; without labels those that need none.
-        worth: in prediction and in uncertainty, in members; None where no members are at hand.
-        latency_ms: of one row through onnxruntime, on one thread.
-        bytes: of the file.
-        apart: of each output the largest difference from the float32 file's.
-        kl: KL(float32 ‖ it) of what is predicted, the mean over answers, nats.
+        file: the file's name.
+        rows: the number of rows.
+        figures: the figures of its predictions, as in `evaluate`; without labels, those that need none.
+        worth: its worth in prediction and in uncertainty, in members; None if no members are at hand.
+        latency_ms: the latency of one row in onnxruntime, on one thread.
+        bytes: the file's size.
+        apart: for each output, the largest difference from the float32 file's.
+        kl: KL(float32 file ‖ this file) of the pooled predictions in nats, averaged over answers.
         shift: Σ|MU − MU_float32| ÷ Σ MU_float32 of the model uncertainty; None for a single head.
     """
 
@@ -63,22 +63,22 @@ class Price:
     shift: float | None
 
     def loss(self, beside: Price) -> float:
-        """Nats by which its NLL is higher, or those of `kl` where they are more or there are no labels."""
+        """By how many nats its NLL is higher, or `kl` if that is larger or there are no labels."""
         nll, before = self.figures.get("nll"), beside.figures.get("nll")
         if nll is None or before is None:
             return self.kl
-        return float(np.maximum(nll - before, self.kl))  # nan where one is
+        return float(np.maximum(nll - before, self.kl))  # NaN if either is
 
     def to_json(self) -> dict[str, Any]:
         return {**vars(self), "worth": dict(self.worth), "apart": dict(self.apart)}
 
     def to_metadata(self) -> dict[str, Any]:
-        """As the file itself holds it: without what it took this machine, and without its own size."""
+        """The record that the file itself holds, without its name, its size and its latency on this machine."""
         return {name: value for name, value in self.to_json().items() if name not in ("file", "latency_ms", "bytes")}
 
 
 def price_table(prices: Sequence[Price]) -> Table:
-    """A column a file, the float32 one first."""
+    """A table with a column for each file, the float32 one first."""
     first = prices[0]
     loss = [number(price.loss(first)) for price in prices]
     sections = {
@@ -114,9 +114,9 @@ def _share(shift: float | None) -> str:
 
 
 def refuse_dear(price: Price, beside: Price, flag: str) -> None:
-    """Raise EdistillError for a file that loses more than is stated."""
+    """Raise EdistillError if a file loses more than `MOST_LOSS` or `MOST_SHIFT`."""
     loss, shift = price.loss(beside), price.shift or 0.0
-    cheap = loss <= MOST_LOSS  # as no nan is
+    cheap = loss <= MOST_LOSS  # False for NaN
     told = (
         f"{shift:.0%} of the model uncertainty, and {MOST_SHIFT:.0%} is the most"
         if cheap
@@ -130,7 +130,7 @@ def refuse_dear(price: Price, beside: Price, flag: str) -> None:
 
 
 class _Graph(Elsewhere):
-    """The graph alone, to be timed, of a row that is as it takes it: bytes, where it takes those."""
+    """The graph alone, to be timed, with a row in the form that it takes, bytes if it takes those."""
 
     def __init__(self, file: ExportedRun, x: torch.Tensor) -> None:
         super().__init__()
@@ -142,11 +142,10 @@ class _Graph(Elsewhere):
 
 
 def prices(given: Given, files: Sequence[ExportedRun]) -> list[Price]:
-    """Of each file; the first is the float32 one.
+    """The price of each file; the first is the float32 one.
 
     Raises:
-        EdistillError: there are no validation rows, or they are not what the student takes, or a file says numbers of
-            one that are not finite.
+        EdistillError: there are no validation rows, they do not fit the student, or a file's outputs are not finite.
     """
     if SPLIT not in given.splits:
         raise EdistillError("What less precision costs is measured on validation rows. Set data.validation.")
@@ -219,7 +218,7 @@ def _shift(before: Mapping[str, Any], now: Mapping[str, Any]) -> float | None:
 
 
 def _worths(given: Given, files: Sequence[ExportedRun], source: Source) -> list[Mapping[str, float | None]]:
-    """In prediction and in uncertainty; None where the members cannot be asked, which is told."""
+    """Each file's worth in prediction and in uncertainty; None, with a message, if the members cannot be evaluated."""
     nothing: Mapping[str, float | None] = {"prediction": None, "uncertainty": None}
     try:
         measured = measure(replace(given, splits={SPLIT: source}, progress=Silent()), files, {}, SPLIT, shifts=False)

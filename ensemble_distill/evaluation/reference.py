@@ -1,7 +1,7 @@
-"""What a student says of the calibration rows, by which `predict` judges others.
+"""A student's outputs on the calibration rows, against which `predict` judges other rows.
 
-They are rows that nobody was trained on and no choice hangs on. No other split takes their place: on the validation
-rows choices were made. All else of an evaluation and of an export stands without them.
+No model was trained on the calibration rows, and no choice was made on them. No other split takes their place, since
+choices are made on the validation rows. Everything else in an evaluation or an export works without them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Splits = Mapping[str, Source]
 
 
 class Speaks(Protocol):
-    """A student, or an ensemble: a module from x (B, ...) to raw numbers (B, M, *shape) that knows what these mean."""
+    """A student or an ensemble: a module from x (B, ...) to raw numbers (B, M, *shape) that knows what they mean."""
 
     def __call__(self, x: Tensor) -> Tensor: ...
     def predictive(self, raw: Tensor) -> Predictive: ...
@@ -51,13 +51,18 @@ def references(
     progress: Progress,
     evaluated: Source | None = None,
 ) -> list[Reference]:
-    """Of each run's student what it says; none, and it is told why, where the rows cannot serve. An exported file
-    carries its own, by which it will judge.
+    """The reference of each run's student; empty, with a message, if the calibration rows cannot be used.
+
+    An exported file carries its own reference, which it will use when it predicts.
 
     Args:
-        students: in eval mode on the device.
-        splits: the configured ones; labels index the runs' classes.
-        evaluated: the rows that will show what is kept and covered, which are to be others.
+        runs: the runs.
+        students: their students, in eval mode on the device.
+        splits: the configured splits; labels index the runs' classes.
+        device: the device.
+        workers: the number of processes that read rows.
+        progress: where to report progress.
+        evaluated: the rows on which coverage will be reported, which must not be the calibration rows.
     """
     carried = [run.carries for run in runs if run.carries is not None]
     if SPLIT not in splits:
@@ -82,14 +87,14 @@ def references(
 
 
 def reference_of_run(run: Run, student: Speaks, splits: Splits, workers: int, progress: Progress) -> Reference | None:
-    """What one student on the CPU says; None as `references` says none."""
+    """The reference of one student on the CPU; None in the cases in which `references` returns none."""
     return next(iter(references([run], [student], splits, torch.device("cpu"), workers, progress)), None)
 
 
 def reference_of_members(
     task: Task, ensemble: Speaks, to: AnyPreprocessing | None, splits: Splits, workers: int, progress: Progress
 ) -> Reference | None:
-    """What an ensemble on the CPU says; None as `references`."""
+    """The reference of an ensemble on the CPU; None, with a message, if the calibration rows cannot be used."""
     with _or_warned(progress):
         if SPLIT in splits:
             source = splits[SPLIT]
@@ -111,14 +116,19 @@ def ask(
     workers: int,
     progress: Progress,
 ) -> Reference:
-    """What is said of the rows of a split, or of evenly spread ones where they are many.
+    """The reference from a module's outputs on the rows of a split, or on evenly spaced ones if there are many.
 
     Args:
-        speaks: a module in eval mode on the device.
-        to: how it wants its inputs.
+        task: its task.
+        speaks: the module, in eval mode on the device.
+        to: its preprocessing.
+        source: the rows.
+        device: the device.
+        workers: the number of processes that read rows.
+        progress: where to report progress.
 
     Raises:
-        EdistillError: it says numbers that are not finite.
+        EdistillError: an output is not finite.
     """
     count = max(1, most_rows(task) // (positions_of(source) or 1))
     some = source if len(source) <= count else Subset(source, np.array(spread(len(source), count), np.int64))
@@ -142,7 +152,7 @@ def ask(
 
 @contextmanager
 def _or_warned(progress: Progress) -> Iterator[None]:
-    """An error here ends nothing else."""
+    """Turn an EdistillError into a warning, since everything else works without a reference."""
     try:
         yield
     except EdistillError as error:

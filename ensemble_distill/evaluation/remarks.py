@@ -1,4 +1,4 @@
-"""What a reader of an evaluation should know besides its figures, a sentence or two each."""
+"""What a reader of an evaluation should know beyond its figures, each in a sentence or two."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from ensemble_distill.evaluation.names import ENSEMBLE, STUDENT
 from ensemble_distill.evaluation.result import Evaluation, WhoAnswers
 
-COLLAPSED = 0.1  # of the diversity explained; a student collapsed to its own mean has 0
+COLLAPSED = 0.1  # share of the diversity explained; a student that collapsed to its own mean explains 0
 
 
 def remarks(run: Evaluation) -> Iterator[str]:
-    """What a reader of the tables should know of a run: that it is calibrated, or that its heads are worth little."""
+    """What a reader of a run's tables should know, such as that it is calibrated or that its heads are worth little."""
     if run.answering is not None:
         yield from _who_answers(run.answering, run.split)
     if run.calibrated:
@@ -56,7 +56,7 @@ def remarks(run: Evaluation) -> Iterator[str]:
 
 
 def cautions(runs: Sequence[Evaluation]) -> list[str]:
-    """Of runs whose figures are not what training them through would give."""
+    """Warnings about runs whose figures are not those of a complete training."""
     trials = [
         f"{run.run} is a trial: it learned from {run.limit:,} rows at most (limit), so its figures say nothing about "
         "the full training."
@@ -72,7 +72,7 @@ def cautions(runs: Sequence[Evaluation]) -> list[str]:
 
 
 def _who_answers(found: WhoAnswers, split: str) -> Iterator[str]:
-    """Which rows a table is about, where members do not answer all."""
+    """Which rows a table describes, if members do not answer all of them."""
     if found.unanswered:
         yield f"{found.unanswered:,} more rows of {split} are left out: no member answers them."
     if found.most == 1 < found.members:
@@ -91,7 +91,10 @@ def _who_answers(found: WhoAnswers, split: str) -> Iterator[str]:
 
 
 def slower_than_all(run: Evaluation) -> tuple[float, float] | None:
-    """Milliseconds of the student and of its ensemble, as that runs fastest, where the student is no faster."""
+    """The latencies of the student and of its ensemble, in milliseconds; None if the student is faster, or unknown.
+
+    The ensemble's latency is that of the fastest way to run it.
+    """
     student, ensemble = run.cost[STUDENT], run.cost[ENSEMBLE]
     own, whole = student and student["latency_ms"], ensemble and ensemble["latency_ms"]
     return None if not own or not whole or own < whole else (own, whole)

@@ -1,4 +1,4 @@
-"""What `evaluate` returns: the figures of one run, or of one chain, beside its ensemble."""
+"""What `evaluate` returns: the figures of a run or a chain beside its ensemble."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from ensemble_distill.tasks.figures import Figures
 from ensemble_distill.tasks.task import Task
 
 if TYPE_CHECKING:
-    from ensemble_distill.evaluation.selective import Selective  # by torch, which help is shown without
+    from ensemble_distill.evaluation.selective import Selective  # imports torch, without which help is shown
 
 SCHEMA = 1
 
-Models = Mapping[str, Figures | None]  # figures by model; None for a model that is not there
+Models = Mapping[str, Figures | None]  # figures by model; None for a model that does not exist
 
 
 @dataclass(frozen=True)
 class WhoAnswers:
-    """Which rows members answer, where they do not answer all.
+    """Which rows members answer, if they do not answer all.
 
     Attributes:
-        members: how many there are.
-        least, most: how many answer a row of those that were evaluated.
-        unanswered: how many more rows nobody answers, which were left out.
+        members: the number of members.
+        least, most: the fewest and the most members that answer an evaluated row.
+        unanswered: the number of further rows that no member answers, which were left out.
     """
 
     members: int
@@ -39,33 +39,33 @@ class Evaluation:
     """One run beside its ensemble on the rows of one split.
 
     The models are "ensemble", "member" (the mean over members of each one's own figures), "student", "best-2" and
-    "best-3". A chain has its generations and their averages besides, and its student is the last generation.
+    "best-3". A chain also has its generations and their averages, and its student is the last generation.
 
     Attributes:
-        task: what is predicted.
-        run: the run's name, or its folder where two runs share a name.
-        split, rows: what it was evaluated on, and how many rows that has.
+        task: the task of the run.
+        run: the run's name, or its folder if two runs share a name.
+        split, rows: the evaluated split, and the number of evaluated answers.
         models: quality and uncertainties of each model.
         fidelity: how near the student is to the ensemble; see `fidelity`.
-        ood: of each OOD set the AUROC of each model's uncertainties.
-        cost: parameters, multiply-accumulates and latency of each model. None where the members are not at hand.
-        subensembles: the members of each sub-ensemble, by name; None where none was chosen.
-        subensemble_fidelity: as `fidelity`, of each sub-ensemble.
-        fidelity_controls: the same figures of each control; see `controls`.
-        ladder: what sub-ensembles of k members get, k = 1 … M. None for an ensemble of one.
-        worth: how many members the student, the sub-ensembles and the generations are worth. None as `ladder`.
-        instead: the best members of the student's cost, where it is worth fewer. None else, or if nobody could choose.
-        chain_fidelity: as `fidelity`, of each generation of a chain and each of their averages. None for a run.
-        calibrated: whether the student, or a generation of the chain, is.
-        undone: of each that is, the command that undoes it; "" of a file that stands by itself.
-        still_falling: where the training of the student, or of a generation of the chain, ended too early, which share
-            of its loss's fall came late; see `Provenance.still_falling`.
-        limit: of a student that only tried the road, how many rows of each split it learned from at most. None else.
-        answering: of how many members how many answer a row; None where all answer every row.
-        selective: what is gained where uncertain rows are left to others, and what conformal sets hold. None without
+        ood: for each OOD set, the AUROC of each model's uncertainties.
+        cost: parameters, multiply-accumulates and latency of each model; None for models of members not at hand.
+        subensembles: the members of each sub-ensemble, by name; None if none was chosen.
+        subensemble_fidelity: `fidelity` of each sub-ensemble.
+        fidelity_controls: `fidelity` of each control; see `controls`.
+        ladder: the figures of sub-ensembles of k = 1 … M members; None if no row is answered by several members.
+        worth: the worth of the student, the sub-ensembles and the generations in members; None without a ladder.
+        instead: the best members at the student's cost, if it is worth fewer; None if not, or if no choice is possible.
+        chain_fidelity: `fidelity` of each generation of a chain and each of their averages; None for a run.
+        calibrated: whether the student, or a generation of the chain, is calibrated.
+        undone: for each calibrated run, the command that undoes it; "" for a file that lies in no run.
+        still_falling: the share of the loss's fall that came late, if the training of the student or of a generation
+            ended too early; see `Provenance.still_falling`.
+        limit: for a trial, the most rows of each split that the student learned from; None if it is not a trial.
+        answering: how many of the members answer a row; None if all answer every row.
+        selective: what is gained by leaving uncertain rows to others, and the coverage of conformal sets; None without
             calibration rows.
-        shifts: {shift: {severity: models}}. None where shifts were not asked for.
-        shift_levels: what the severities of each shift mean. None as `shifts`.
+        shifts: {shift: {severity: models}}; None if shifts were not evaluated.
+        shift_levels: what the severities of each shift mean; None without shifts.
     """
 
     task: Task
@@ -93,7 +93,7 @@ class Evaluation:
     shift_levels: Mapping[str, tuple[str, ...]] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The document of `evaluate --json`, which the run keeps too; null for what does not apply."""
+        """The document of `evaluate --json`, which is also saved in the run; null for what does not apply."""
         return {
             "schema": SCHEMA,
             "task": self.task.key,
@@ -122,7 +122,7 @@ class Evaluation:
         }
 
     def shifts_to_json(self) -> dict[str, Any]:
-        """The part of the document that tells of shifts."""
+        """The part of the document on shifts."""
         if self.shifts is None or self.shift_levels is None:
             return {"shifts": None, "shift_levels": None}
         return {

@@ -1,4 +1,4 @@
-"""What an evaluation keeps of each row, in float64; every reported figure is a reduction of these."""
+"""The values that an evaluation keeps of each row, in float64; every reported figure is reduced from them."""
 
 from __future__ import annotations
 
@@ -21,11 +21,10 @@ from ensemble_distill.tasks.figures import EACH, Values
 
 
 def prediction_rows(task: Task, predictive: Predictive, y: Tensor | None) -> Values:
-    """The pooled prediction's quality and the mixture's uncertainty, each (B,); of several answers a row
-    quality is (B, D).
+    """The pooled prediction's quality and the mixture's uncertainty, (B,) each; some are (B, D) with several answers.
 
-    Model uncertainty is left out for a single distribution, and NaN on rows that one member answers: it does not apply
-    there, and is not 0.
+    Model uncertainty is left out for a single distribution, and NaN on rows that only one member answers: there it does
+    not apply, which differs from 0.
     """
     summary = predictive.summary()
     rows = {name: values[:, 0] for name, values in task.quality(predictive.pooled(), y).items()}
@@ -43,9 +42,9 @@ def prediction_rows(task: Task, predictive: Predictive, y: Tensor | None) -> Val
 
 
 def member_rows(task: Task, members: Predictive, y: Tensor | None) -> Values:
-    """Each member's own quality and uncertainty, (B, M); of several answers a row quality is (B, M, D).
+    """Each member's own quality and uncertainty, (B, M) each; some are (B, M, D) with several answers per row.
 
-    NaN on rows that it does not answer.
+    Values are NaN on rows that a member does not answer.
     """
     rows = task.quality(members, y)
     if y is not None:
@@ -57,14 +56,14 @@ def member_rows(task: Task, members: Predictive, y: Tensor | None) -> Values:
 
 
 def fidelity_rows(ensemble: Predictive, student: Predictive) -> Values:
-    """How near the student is to the ensemble on each row, each (B,); nats.
+    """How near the student is to the ensemble on each row, (B,) each; KL divergences are in nats.
 
-    `member_kl`, `collapsed_kl` (what it would be, were every head the student's own mean) and the three deviation
-    sums (see `fidelity`) need one head per member, and are left out otherwise.
+    `member_kl`, `collapsed_kl` (the `member_kl` that the student's own mean would have as every head) and the three
+    sums of deviations (see `fidelity`) need one head per member, and are left out without.
 
-    On a row that some members do not answer, who answers is compared with his own head; see `matched`. The student's
-    own mean is that of all its heads. Deviations are from the mean of those who answer: NaN where that is one.
-    Members of weight 0 have none.
+    On a row that some members do not answer, those who do are compared with their own heads; see `matched`. The
+    student's own mean is still that of all its heads. Deviations are taken from the mean of those who answer, and are
+    NaN if only one does. Members of weight 0 have no deviations.
     """
     same = matched(student, ensemble)
     rows = {"mean_kl": ensemble.pooled().kl(same.pooled())[:, 0].numpy()}
@@ -93,24 +92,25 @@ def _deviation_rows(ensemble: Predictive, student: Predictive) -> Values:
 
 
 def _where(there: NDArray[np.bool_], values: NDArray[Any]) -> NDArray[Any]:
-    """Values (B, …), and NaN where `there`, of its first dimensions, is not."""
+    """Values (B, …) as float64, with NaN where `there`, which has their first dimensions, is False."""
     shaped = there.reshape(*there.shape, *[1] * (values.ndim - there.ndim))
     return np.where(shaped, values.astype(np.float64), np.nan)
 
 
 def as_targets(labels: Array) -> Tensor:
-    """Labels as figures take them: classes as int64, targets as float64."""
+    """Labels in the form that figures take: classes as int64, targets as float64."""
     y = torch.as_tensor(np.asarray(labels))
     return y.double() if y.is_floating_point() else y.long()
 
 
 @dataclass(frozen=True)
 class Answers:
-    """Some rows of a source, as answers that are told apart: one a row, or one a position that counts.
+    """Some rows of a source as single answers: one per row, or one per position that counts.
 
     Attributes:
-        of_all: the labels of all rows of the source, or None.
-        rows: which of them these are.
+        task: the task.
+        of_all: the labels of all rows of the source; None if there are none.
+        rows: the range of these rows.
     """
 
     task: Task
@@ -122,23 +122,23 @@ class Answers:
         return None if self.of_all is None else as_targets(self.of_all[self.rows.start : self.rows.stop])
 
     def of(self, said: Tensor) -> Tensor:
-        """What was said of the rows, (B, M, *shape), an answer each, (A, M, W)."""
+        """Outputs for the rows, (B, M, *shape), as outputs for single answers, (A, M, W)."""
         return self.task.each_answer(said, self._of_rows)
 
     @property
     def of_row(self) -> Tensor:
-        """The row that each answer is of, (A,)."""
+        """The row of each answer, (A,)."""
         return self.task.each_of_row(torch.arange(self.rows.start, self.rows.stop), self._of_rows)
 
     @property
     def labels(self) -> Tensor | None:
-        """Of each answer."""
+        """The label of each answer; None if there are none."""
         labels = self._of_rows
         return None if labels is None else self.task.each_label(labels, labels)
 
 
 def concatenate(parts: Iterable[Values]) -> Values:
-    """Batches of rows, end to end."""
+    """Batches of values, joined end to end."""
     grown = GrownValues()
     for part in parts:
         grown.add(part)

@@ -1,6 +1,6 @@
-"""What is gained where the most uncertain rows go to somebody else, and what conformal sets and intervals hold.
+"""What is gained by leaving the most uncertain rows to others, and how often conformal sets contain the truth.
 
-Thresholds are those of the calibration rows, as an exported file carries them; what is told is of other rows.
+Thresholds come from the calibration rows, as in an exported file; the figures are measured on other rows.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ ALPHAS = (0.01, 0.05, 0.1)
 
 @dataclass(frozen=True)
 class Kept:
-    """The rows that are no more uncertain than a share of the calibration rows.
+    """The rows that are kept at a threshold of uncertainty.
 
     Attributes:
-        coverage: that share; 1 for all rows, without a threshold.
-        threshold: what they are no more uncertain than; None for no threshold.
-        share: of the evaluated rows.
-        figures: quality on those rows; None where none is kept.
+        coverage: the share of the calibration rows that the threshold keeps; 1 for all rows, without a threshold.
+        threshold: the largest uncertainty of kept rows; None for no threshold.
+        share: the share of the evaluated rows that is kept.
+        figures: quality on the kept rows; None if there are none.
     """
 
     coverage: float
@@ -41,13 +41,14 @@ class Kept:
 
 @dataclass(frozen=True)
 class Covered:
-    """Conformal predictions.
+    """The conformal predictions for one α.
 
     Attributes:
-        alpha: they miss the truth on this share of rows at most.
-        thresholds: of the scores; None where all answers are inside, since the calibration rows are too few.
-        coverage: the share of the evaluated rows whose truth is inside; a mean over targets.
-        size: their mean size; None where it is infinite.
+        alpha: the share of rows on which they may miss the truth.
+        thresholds: the thresholds of the scores; None for one at which every answer is inside, since there are too few
+            calibration rows.
+        coverage: the share of the evaluated rows whose truth is inside, averaged over targets.
+        size: the mean size of the sets or intervals; None if it is infinite.
     """
 
     alpha: float
@@ -65,13 +66,13 @@ class Covered:
 
 @dataclass(frozen=True)
 class Selective:
-    """Of one student.
+    """Selective and conformal predictions of one student.
 
     Attributes:
-        rows: of the calibration split.
+        rows: the number of calibration answers.
         by: the uncertainty by which rows are kept.
-        kept: for each coverage, all rows first.
-        covered: for each α; None without labels, or where the task has no such sets.
+        kept: one for each coverage, with all rows first.
+        covered: one for each α; None without labels, or if the task has no conformal predictions.
     """
 
     rows: int
@@ -80,12 +81,12 @@ class Selective:
     covered: tuple[Covered, ...] | None
 
     def to_json(self) -> dict[str, Any]:
-        """What `evaluate --json` has of it."""
+        """The record in `evaluate --json`."""
         covered = None if self.covered is None else [one.to_json() for one in self.covered]
         return {"rows": self.rows, "by": self.by, "kept": [asdict(one) for one in self.kept], "covered": covered}
 
     def sections(self) -> Iterator[tuple[str, Figures]]:
-        """A section for each threshold."""
+        """The sections of the table, one for each threshold."""
         for kept in self.kept[1:]:
             nothing: Figures = dict.fromkeys(self.kept[0].figures or ())
             yield f"kept/{kept.coverage}", {"kept": kept.share, **(kept.figures or nothing)}
@@ -94,8 +95,7 @@ class Selective:
 
 
 def conformal_rows(task: Task, reference: Reference | None, student: Predictive, y: Tensor | None) -> Values:
-    """Whether the truth of each answer is in its set or interval, and the size of that: (A, S) for each α, by
-    `_named`."""
+    """For each α, whether each answer's truth is in its set or interval, and the size of that, (A, S); see `_named`."""
     scored = task.conformal
     if scored is None or reference is None or reference.conformal is None or y is None:
         return {}
@@ -108,11 +108,13 @@ def conformal_rows(task: Task, reference: Reference | None, student: Predictive,
 
 
 def selective(task: Task, reference: Reference, own: Values, conformal: Values) -> Selective:
-    """What is gained, of one student.
+    """The selective and conformal predictions of one student.
 
     Args:
-        own: of each answer, its figures; see `prediction_rows`.
-        conformal: what `conformal_rows` found of the same.
+        task: its task.
+        reference: its outputs on the calibration rows.
+        own: its values from `prediction_rows`.
+        conformal: its values from `conformal_rows`.
     """
     by = reference.kept_by()
     return Selective(

@@ -1,4 +1,4 @@
-"""What the students of runs say of rows, and what their averages do."""
+"""The students of runs, and their outputs on rows."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from ensemble_distill.students.own_row import refuse_dependent
 
 
 class Students:
-    """The students of one run or more.
+    """The students of one or more runs.
 
     Args:
-        given: what computes, and whose code may make their bodies.
-        runs: whose students they are.
-        calibrated: whether they apply their runs' calibrations.
+        given: the device to compute on, and the code that may make the bodies.
+        runs: the runs.
+        calibrated: whether students apply their runs' calibrations.
     """
 
     def __init__(self, given: Given, runs: Sequence[Run], calibrated: bool = True) -> None:
@@ -33,10 +33,10 @@ class Students:
 
     @torch.no_grad()
     def raw(self, source: Source, named: str) -> Iterator[tuple[range, list[Tensor]]]:
-        """(rows, outputs), batch by batch as `plain_batches` cuts them; of each student (B, H, *shape) in float64.
+        """(rows, outputs) in the batches of `plain_batches`; outputs are (B, H, *shape) in float64 for each student.
 
         Raises:
-            EdistillError: a student's prediction of a row is no function of that row, or is not finite.
+            EdistillError: a student's prediction for a row depends on other rows, or is not finite.
         """
         wanted = [run.architecture.preprocessing for run in self.runs]
         for rows, inputs in plain_batches(source, wanted, self._given.workers, self._given.device):
@@ -48,12 +48,12 @@ class Students:
             yield rows, found
 
     def predictive(self, raw: Sequence[Tensor]) -> dict[int, Predictive]:
-        """What outputs of each student mean, by their runs' positions."""
+        """The distributions of each student's outputs, by the position of its run."""
         said = [student.predictive(each) for student, each in zip(self.modules, raw, strict=True)]
         return dict(enumerate(said))
 
     def _refuse_dependent(self, inputs: Sequence[Tensor]) -> None:
-        """Once, on some rows of the first batch: raise EdistillError if a student is not a function of its row."""
+        """Raise EdistillError if a student's prediction for a row depends on others; only checks the first batch."""
         if not self._tried:
             for run, student, x in zip(self.runs, self.modules, inputs, strict=True):
                 refuse_dependent(student, x, str(run.folder))

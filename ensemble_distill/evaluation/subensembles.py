@@ -1,4 +1,4 @@
-"""The best few members of an ensemble: the baseline that a practitioner would try before distilling it."""
+"""The best few members of an ensemble: the baseline that a practitioner tries before distilling."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from ensemble_distill.predictive.protocol import Predictive
 from ensemble_distill.predictive.weighted import shares
 from ensemble_distill.runtime.grown import Grown
 
-LIMIT = 1e9  # numbers to add up when everything is tried: about 10 s, enough for triples of 50 members on 50,000 rows
+LIMIT = 1e9  # numbers to add up in an exhaustive search: about 10 s, enough for triples of 50 members on 50,000 rows
 
 
 class SubEnsembles:
-    """Collects what the members say of labeled rows, and finds those whose own ensemble has the least NLL there.
+    """Collects the members' predictions for labeled rows, and finds the sub-ensemble with the lowest NLL on them.
 
-    A sub-ensemble pools as the ensemble does, by the weights of its members. Choose on validation rows: the NLL of the
-    best of many is too good to be reported.
+    A sub-ensemble pools as the ensemble does, with the weights of its members. Choose on validation rows: the NLL of
+    the best of many is too optimistic to report.
     """
 
     def __init__(self) -> None:
@@ -32,11 +32,11 @@ class SubEnsembles:
 
     @property
     def rows(self) -> int:
-        """How many were added."""
+        """The number of rows added so far."""
         return len(self._labels)
 
     def add(self, members: Predictive, y: Tensor) -> None:
-        """B more rows, each of which all members answer, and their labels y (B,)."""
+        """Add B rows that all members answer, and their labels y, (B,) or (B, K)."""
         self._pool = members.pool
         self._shares = shares(members.weights, members.nll(y))
         self._parts.add(self._pool.parts(members, y, self._shares))
@@ -45,8 +45,8 @@ class SubEnsembles:
     def best(self, size: int) -> tuple[int, ...] | None:
         """The positions of the best `size` members (1 or more), ascending; None unless the ensemble has more than that.
 
-        Every choice of that size is tried or, where they are too many, every one that adds a member to the best choice
-        of one fewer. Members of weight 0 are no part of the ensemble.
+        Every choice of that size is tried or, if there are too many, every choice that adds one member to the best
+        choice of one fewer. Members of weight 0 are not part of the ensemble.
         """
         everyone = torch.nonzero(self._shares).flatten().tolist()
         if len(everyone) <= size:
@@ -63,7 +63,7 @@ class SubEnsembles:
         return tuple(sorted(min(tried)[1]))
 
     def _choices(self, everyone: list[int], size: int, numbers: int) -> Iterator[tuple[tuple[int, ...], list[int]]]:
-        """(some, others): every choice is some members and one of the others; `numbers` are what a member said."""
+        """(some, others): a choice is some members plus one of the others. `numbers` is the size of a member's part."""
         if size == 1 or comb(len(everyone), size) * numbers <= LIMIT:
             for some in combinations(everyone, size - 1):
                 others = [m for m in everyone if not some or m > some[-1]]

@@ -1,4 +1,4 @@
-"""What an evaluation says, as tables of text: the command prints them, and a report shows them."""
+"""An evaluation as tables of text, which the command prints and a report shows."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from ensemble_distill.evaluation.remarks import cautions
 from ensemble_distill.evaluation.result import Evaluation
 from ensemble_distill.runtime.numbers import number, short
 
-Sections = Mapping[str, Sequence[Sequence[str]]]  # title to rows, which begin with their own label
+Sections = Mapping[str, Sequence[Sequence[str]]]  # title to rows, which begin with their label
 
 WORTH = "worth, in members"  # the title of a section
-FEW = 4  # targets or labels whose own figures stand in the table
+FEW = 4  # the most targets or labels whose own figures are in the table
 
-APART = ("shifts", "kept", "conformal")  # sections that have tables of their own
+APART = ("shifts", "kept", "conformal")  # sections with tables of their own
 
-# of a single run these stand in the columns of the controls
+# for a single run, these are in the columns of the controls
 TOLD_BY_CONTROLS = ("model_uncertainty_spearman_control", "collapsed_kl", "uncertainty_control")
 LABELS = {
     "macs": "multiply-accumulates",
@@ -39,10 +39,10 @@ class Table:
     """One table.
 
     Attributes:
-        title: what it is of.
-        columns: the first is that of the labels, and has no name.
-        sections: its rows.
-        caption: a line each.
+        title: the table's title.
+        columns: the headings; the first one is that of the labels.
+        sections: the rows.
+        caption: the lines below the table.
     """
 
     title: str
@@ -52,7 +52,7 @@ class Table:
 
 
 def tables(found: Comparison) -> list[Table]:
-    """How near the students are, each model by itself, and where they were asked for, shifts."""
+    """How near the students are, each model's own figures, selective and conformal predictions, and shifts, if any."""
     near, alone = _sections(found)
     headings = [name.replace("_", " ") if name in found.controls else _heading(found, name) for name in found.near]
     columns = [_heading(found, name) for name in found.columns]
@@ -67,7 +67,7 @@ def tables(found: Comparison) -> list[Table]:
 
 
 def _heading(found: Comparison, model: str) -> str:
-    """What the column of a model is called."""
+    """The heading of a model's column."""
     return "teacher" if model == ENSEMBLE and found.of_one_teacher else model
 
 
@@ -85,7 +85,7 @@ def title(found: Comparison) -> str:
 
 
 def _worth(run: Evaluation) -> list[str]:
-    """What a run's student is worth and what it costs, in words."""
+    """The worth and the cost of a run's student, in words."""
     student = run.worth and run.worth[STUDENT]
     if not student or run.ladder is None:
         return []
@@ -95,7 +95,7 @@ def _worth(run: Evaluation) -> list[str]:
 
 
 def _sections(found: Comparison) -> tuple[Sections, Sections]:
-    """Fidelity, and all else but the shifts; figures that apply to no model are left out."""
+    """The sections on worth and fidelity, and all others without tables of their own; empty figures are left out."""
     sections: dict[str, list[list[str]]] = {}
     for line in found.lines():
         kind, _, name = line.section.partition("/")
@@ -116,8 +116,10 @@ def _sections(found: Comparison) -> tuple[Sections, Sections]:
 
 
 def _shifted(found: Comparison) -> dict[str, list[list[str]]]:
-    """A section for each figure, with a row for each shift and severity, below that of the rows as they are. The
-    figures that the task does not show there are in csv and json."""
+    """A section for each figure, with a row for the unshifted rows, and one for each shift and severity.
+
+    Figures that the task does not show here are in CSV and JSON.
+    """
     sections: dict[str, list[list[str]]] = {figure: [] for figure in found.task.shifted_shown}
     levels = found.runs[0].shift_levels or {}
     for line in found.lines():
@@ -133,7 +135,7 @@ def _shifted(found: Comparison) -> dict[str, list[list[str]]]:
 
 
 def _selective(run: Evaluation) -> list[Table]:
-    """Of one student: what is kept and how good it is, and what conformal predictions hold."""
+    """The tables of one student's selective and conformal predictions."""
     found = run.selective
     if found is None:
         return []

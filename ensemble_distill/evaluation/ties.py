@@ -1,7 +1,7 @@
-"""Ranks in which rounding decides nothing.
+"""Ranks that do not depend on rounding.
 
-Members that vote with a few fixed probabilities, as trees do, give many rows the same uncertainty, and the order in
-which it is summed leaves these apart in the last bits of float64.
+Members that vote with a few fixed probabilities, such as trees, give many rows the same uncertainty, which differs in
+the last bits of float64 with the order of summation.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-ROUNDING = 1e-12  # of the unit, and of the values themselves
+ROUNDING = 1e-12  # relative to the unit plus the values themselves
 
 
 def ranks(values: NDArray[np.float64], unit: float = 1.0) -> NDArray[np.float64]:
-    """Ranks from 1 on (N,); values that are equal up to rounding share their mean rank.
+    """Ranks from 1, (N,); values that are equal up to rounding share their mean rank.
 
     Args:
-        values: (N,), none of them NaN.
-        unit: of the values; see `Task.unit`.
+        values: (N,), without NaN.
+        unit: the unit of the values; see `Task.unit`.
     """
     order = np.argsort(values, kind="stable")
     ordered = values[order]

@@ -1,6 +1,6 @@
-"""How many members of its ensemble a model is worth, beside how many it costs.
+"""How many members of its ensemble a model is worth, and how many it costs.
 
-In prediction this is the deep-ensemble equivalent of Ashukha et al. 2020 (arXiv:2002.06470).
+In prediction, worth is the deep-ensemble equivalent of Ashukha et al. 2020 (arXiv:2002.06470).
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from ensemble_distill.evaluation.fidelity import where_known
 from ensemble_distill.tasks.figures import Figures
 
-NOTHING = 1e-9  # a mean model uncertainty below this share is 0
-ROUNDING = 1e-6  # of a figure: nearer to the ensemble's is the same
+NOTHING = 1e-9  # a mean model uncertainty below this share counts as 0
+ROUNDING = 1e-6  # relative difference below which a figure equals the ensemble's
 RUNGS = ("prediction", "fidelity", "uncertainty", "uncertainty_control")
 COSTS = {"latency": "latency_ms", "macs": "macs", "parameters": "parameters"}
 
@@ -29,14 +29,14 @@ Column = list[float]
 class Ladder:
     """Means over sub-ensembles of k members, for k = 1, …, M.
 
-    Where some members do not answer some rows, a member that does stands in for one that does not; of a row that fewer
-    than k answer it is those; and the last k is the most that answer a row.
+    If some members do not answer some rows, a member that answers a row replaces one that does not. On a row that fewer
+    than k members answer, the sub-ensemble is those. The last k is then the most members that answer a row.
 
     Attributes:
-        nll: of the pooled prediction; None without labels.
-        mean_kl: KL(ensemble ‖ sub-ensemble) of pooled predictions.
-        model_uncertainty_l1: Σ|c·MU − MU_e| ÷ Σ MU_e, c such that the mean is the ensemble's; 1 for one member, which
-            has none. None where the ensemble has none.
+        nll: the NLL of the pooled prediction; None without labels.
+        mean_kl: KL(ensemble ‖ sub-ensemble) of the pooled predictions.
+        model_uncertainty_l1: Σ|c·MU − MU_e| ÷ Σ MU_e, where c equates the mean with the ensemble's; 1 for one member,
+            which has no model uncertainty. None if the ensemble has none.
     """
 
     nll: Column | None
@@ -49,16 +49,17 @@ class Ladder:
 
 @dataclass(frozen=True)
 class Worth:
-    """Of one model, in members; None where a figure does not exist.
+    """What one model is worth, in members; None for a figure that does not exist.
 
     Attributes:
-        prediction: by the NLL.
-        fidelity: by KL(ensemble ‖ model).
-        uncertainty: by the l1 error of its model uncertainty, once one factor has made its mean the ensemble's.
-        uncertainty_control: the same of its total uncertainty.
-        beyond: which of these are better than the ensemble's own.
-        cost: its latency, multiply-accumulates and parameters ÷ a member's; None where the members are not at hand, and
-            each where it is not known of a member.
+        prediction: worth by NLL.
+        fidelity: worth by KL(ensemble ‖ model).
+        uncertainty: worth by the l1 error of its model uncertainty, after one factor equates its mean with the
+            ensemble's.
+        uncertainty_control: worth by that error of its total uncertainty in place of the model uncertainty.
+        beyond: the names of those that are better than the ensemble's own.
+        cost: its latency, multiply-accumulates and parameters ÷ a member's, each None if unknown. None as a whole if
+            all are, as when no members are at hand.
     """
 
     prediction: float | None
@@ -70,14 +71,16 @@ class Worth:
 
     @property
     def cost_in_members(self) -> float:
-        """Its latency ÷ a member's; nan where that is not known."""
+        """Its latency ÷ a member's; NaN if unknown."""
         latency = None if self.cost is None else self.cost["latency"]
         return math.nan if latency is None else latency
 
     @property
     def falls_short(self) -> list[str]:
-        """In what it is worth fewer members than it costs: "prediction", "uncertainty". Of what is better than the
-        ensemble nobody knows how many members it is worth."""
+        """Those of "prediction" and "uncertainty" in which it is worth fewer members than it costs.
+
+        What is better than the ensemble is left out, since nobody knows how many members it is worth.
+        """
         each = {"prediction": self.prediction, "uncertainty": self.uncertainty}
         return [
             name
@@ -86,7 +89,7 @@ class Worth:
         ]
 
     def told(self, members: int) -> str:
-        """In prediction and in uncertainty, of so many members; empty where neither is known."""
+        """Its worth in prediction and in uncertainty, in words, for an ensemble of `members`; empty if unknown."""
         told: list[str] = []
         for name in ("prediction", "uncertainty"):
             if (count := self.counted(name)) is not None:
@@ -94,14 +97,14 @@ class Worth:
         return " and ".join(told)
 
     def counted(self, rung: str) -> str | None:
-        """One of `RUNGS` in words; None where it is not known."""
+        """Its worth in one of `RUNGS`, in words; None if unknown."""
         value: float | None = getattr(self, rung)
         if value is None:
             return None
         return f"more than {value:.0f}" if rung in self.beyond else f"{value:.1f}"
 
     def to_figures(self) -> Figures:
-        """A figure each, costs as `cost_latency`."""
+        """All numbers as figures, with costs named as in `cost_latency`."""
         found: Figures = {name: getattr(self, name) for name in RUNGS}
         return found | {f"cost_{name}": None if self.cost is None else self.cost[name] for name in COSTS}
 
@@ -119,13 +122,15 @@ def worth(
     member: Figures | None,
     compared: Mapping[str, NDArray[Any]] | None = None,
 ) -> Worth:
-    """What one model is worth on the rows that the ladder is of.
+    """What one model is worth on the rows of the ladder.
 
     Args:
+        ladder: the figures of sub-ensembles.
         ensemble, model: values of each row.
         mean_kl: KL(ensemble ‖ model) of the pooled predictions.
-        own, member: costs; see `cost`.
-        compared: the model's of its heads that are compared with the ensemble, see `matched`; None for all.
+        own, member: costs; see `cost_shares`.
+        compared: the values of those of the model's heads that are compared with the ensemble; see `matched`. None if
+            all are.
     """
     compared = model if compared is None else compared
     uncertain = ladder.model_uncertainty_l1
@@ -142,10 +147,12 @@ def worth(
 
 
 def rung(figure: float, steps: Sequence[float]) -> float | None:
-    """The k at which a figure (less is better) lies on the ladder of k = 1 … M, between its steps by linear
-    interpolation: M for as good as all or better, else 0 for worse than one member. Where more members are worse the
-    steps are read as `_falling`, and between an infinite step and the next it is that of the infinite one. None for
-    what is no number."""
+    """The k at which a figure (lower is better) lies on a ladder of k = 1 … M, with linear interpolation between steps.
+
+    It is M if the figure is as good as that of all members or better, and otherwise 0 if it is worse than that of one
+    member. A ladder that rises in places is first made monotone; see `_falling`. Between an infinite step and the next,
+    k is that of the infinite one. None if the figure is NaN.
+    """
     if math.isnan(figure):
         return None
     if figure <= steps[-1] + _rounding(steps[-1]):
@@ -154,7 +161,7 @@ def rung(figure: float, steps: Sequence[float]) -> float | None:
     if figure > steps[0] + _rounding(steps[0]):
         return 0.0
     for k, step in enumerate(steps, start=1):
-        if figure >= step:  # the first that is as good; the one before was not
+        if figure >= step:  # the first step that is as good
             above = steps[k - 2] if k > 1 else step
             if figure == step or above == step:
                 return float(k)
@@ -163,9 +170,11 @@ def rung(figure: float, steps: Sequence[float]) -> float | None:
 
 
 def _falling(steps: Sequence[float]) -> Sequence[float]:
-    """The nearest steps that never rise, and end as they do: of many sub-ensembles some are drawn, and near the top a
-    step differs from the next by less than from another draw. The first step as good as a figure would be one that
-    chance put there."""
+    """The nearest steps that never rise, with the same last step and the same infinite ones.
+
+    If sub-ensembles are drawn, two steps near the top differ by less than two draws of one step do. Without smoothing,
+    chance would decide which step is the first that is as good as a figure.
+    """
     from scipy.optimize import isotonic_regression
 
     infinite = 1 + max((at for at, step in enumerate(steps) if step == math.inf), default=-1)
@@ -177,7 +186,7 @@ def _falling(steps: Sequence[float]) -> Sequence[float]:
 
 
 def is_beyond(figure: float, steps: Sequence[float]) -> bool:
-    """Whether a figure is better than that of all members."""
+    """Whether a figure is better than that of all members together."""
     return figure < steps[-1] - _rounding(steps[-1])
 
 
@@ -186,8 +195,7 @@ def _rounding(step: float) -> float:
 
 
 def cost_shares(own: Figures | None, member: Figures | None) -> dict[str, float | None] | None:
-    """What a model costs in members: each of its costs ÷ a member's, None where it is not known. None as a whole where
-    none is."""
+    """What a model costs in members: each of its costs ÷ a member's, None if unknown. None as a whole if all are."""
     if own is None or member is None:
         return None
     found: dict[str, float | None] = {}
@@ -198,8 +206,10 @@ def cost_shares(own: Figures | None, member: Figures | None) -> dict[str, float 
 
 
 def scaled_l1(theirs: NDArray[Any], ensemble: NDArray[Any]) -> float:
-    """Σ|c·u − u_e| ÷ Σ u_e with c = Σ u_e ÷ Σ u: what is left to be wrong once the mean is right. 1 for a u of 0. Of
-    the rows where both exist."""
+    """Σ|c·u − u_e| ÷ Σ u_e with c = Σ u_e ÷ Σ u: the error that remains once the mean is right; 1 if u is 0.
+
+    Both are compared on the rows where both exist.
+    """
     theirs, ensemble = where_known(theirs, ensemble)
     if not theirs.sum() > NOTHING * ensemble.sum():
         return 1.0
