@@ -1,4 +1,4 @@
-"""Whether runs can be evaluated together, and on given rows."""
+"""Checks that runs can be evaluated together, and on given rows."""
 
 from __future__ import annotations
 

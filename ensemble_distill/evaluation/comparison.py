@@ -134,7 +134,7 @@ class Comparison:
 
 
 def _tables(run: Evaluation) -> Iterator[tuple[str, Models]]:
-    """The sections of one run."""
+    """The sections of one run's figures."""
     if run.worth is not None:
         yield "worth", _worths(run, run.worth)
     parts = {**run.subensemble_fidelity, **(run.chain_fidelity or {})}

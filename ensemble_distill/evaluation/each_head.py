@@ -51,7 +51,7 @@ class EachHead:
 
 
 class HeadByHead:
-    """Collects batches of one student."""
+    """Collects the figures of one student's heads, batch by batch."""
 
     def __init__(self) -> None:
         self._kl: Tensor | None = None
@@ -70,7 +70,7 @@ class HeadByHead:
             kl = kl if there is None else torch.where(there, kl, 0.0)
             self._kl = kl.sum(0) if self._kl is None else self._kl + kl.sum(0)
             self._count = self._count + (len(kl) if there is None else there.expand_as(kl).sum(0).double())
-        if len(set(rows.tolist())) == len(rows):  # a row is one answer
+        if len(set(rows.tolist())) == len(rows):  # rows have a single answer
             self._keep(rows, ensemble, student)
 
     def _keep(self, rows: Tensor, ensemble: Predictive, student: Predictive) -> None:

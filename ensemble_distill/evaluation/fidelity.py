@@ -80,7 +80,7 @@ def _gap_closed(ensemble: NDArray[Any], member: NDArray[Any], student: NDArray[A
 
 
 def diversity_figures(both: Values, unit: float) -> Figures:
-    """The figures that need one head per member, from `fidelity_rows`; empty if there is no such head."""
+    """The figures that need one head per member, from `fidelity_rows`; empty if the student lacks those heads."""
     if "member_kl" not in both:
         return {}
     unexplained = _ratio(both["member_kl"].mean(), both["collapsed_kl"].mean())

@@ -114,7 +114,7 @@ class Measured:
         return on
 
     def numbers(self, runs: int) -> int:
-        """About how many numbers go into the figures of so many runs."""
+        """About how many numbers go into the figures of `runs` runs."""
         main = self.main
         ours = sum(values.size for values in (*main.models[0].values(), *main.nearness[0].values()))
         theirs = sum(values.size for values in main.models[ENSEMBLE].values())
@@ -164,7 +164,7 @@ class Measured:
         return found
 
     def _instead(self, student: Worth | None) -> tuple[str, ...] | None:
-        """If a student is worth fewer members than it costs, the best so many members by NLL on the validation rows."""
+        """The best members by NLL on the validation rows, at the student's cost; None unless it is worth fewer."""
         if student is None or not student.falls_short or self.choice.search is None:
             return None
         best = self.choice.search.best(max(1, int(student.cost_in_members)))

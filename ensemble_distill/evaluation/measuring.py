@@ -106,7 +106,7 @@ class Bench:
         return found
 
     def shifted(self, split: str, source: Source) -> dict[str, dict[int, dict[Model, Figures]]]:
-        """{shift: {severity: {model: figures}}} for every shift of this kind of rows; members predict anew."""
+        """{shift: {severity: {model: figures}}} for every shift of this kind of rows, without using the cache."""
         names = shifts_for(source.kind)
         rows = len(names) * len(SEVERITIES) * len(source)
         self.progress.start(f"evaluating shifts of {split}", total=rows, unit="rows")

@@ -37,7 +37,7 @@ class GaussianVector(Members):
 
     @property
     def apart(self) -> Gaussian:
-        """Separate normal distributions, with targets in the place of positions."""
+        """The targets as separate normal distributions, in place of positions."""
         return Gaussian(self.mean, self.log_variance, self.weights)
 
     def _of(self, apart: Gaussian) -> Self:
@@ -68,7 +68,7 @@ class GaussianVector(Members):
         return self._of(self.apart.mixture())
 
     def pooled(self) -> Self:
-        """The mixture's moments as one vector, M = 1."""
+        """For each target, the normal distribution with the mixture's moments, M = 1."""
         return self.mixture()
 
     def kl(self, student: Self) -> Tensor:

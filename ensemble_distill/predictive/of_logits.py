@@ -58,8 +58,8 @@ class OfLogits(Members):
 
         See `row_spreads` for how far they move. The pooled prediction stays nearly as it was. If members pool by
         logits, it stays exactly. If they pool by probabilities, the step z_m += z* − z̄ is taken `ANCHORED` times, where
-        z* are the mixture's logits before the move and z̄ those after it. These are steps of Sinkhorn's algorithm;
-        members that are sure of different classes would need many more of them.
+        z* are the mixture's logits before the move and z̄ those of the members moved so far. These are steps of
+        Sinkhorn's algorithm; members that are sure of different classes would need many more of them.
         """
         soft = self.tempered(by.temperature)
         if self.members == 1 or not moves(by):

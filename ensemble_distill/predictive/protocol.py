@@ -49,7 +49,7 @@ class Predictive(Protocol):
     def has_model_uncertainty(self) -> bool: ...  # a single distribution has none, which differs from 0
 
     def tempered(self, temperature: float) -> Self: ...  # p^(1/temperature), normalized; temperature above 0
-    def calibrated(self, by: Calibration) -> Self: ...  # spread and temperature corrected, the pooled mean kept
+    def calibrated(self, by: Calibration) -> Self: ...  # temperature or variance corrected, then the spread
     def mixture(self) -> Predictive: ...  # the members' mixture, or the family's distribution with its moments; M = 1
     def pooled(self) -> Predictive: ...  # the pooled prediction: the mixture, or as `Average` says; M = 1
     def kl(self, student: Self) -> Tensor: ...  # KL(self ‖ student), nats, (B, M, *L); M = 1 broadcasts

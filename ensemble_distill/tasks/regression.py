@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from ensemble_distill.predictive.gaussian_vector import GaussianVector
     from ensemble_distill.predictive.protocol import Family
 
-COVERED = 1.959963984540054  # a normal distribution has 95 % within so many standard deviations of the mean
+COVERED = 1.959963984540054  # standard deviations on either side of the mean that hold 95 % of a normal distribution
 APART = 1e-4  # allowed between two runtimes: for means in standard deviations, for variances as a share
 FAINT = 1e-3  # nats by which log-variances may always differ
 

@@ -306,7 +306,7 @@ class Task(ABC):
         return values
 
     def answers_in(self, rows: int, labels: Array | None) -> int:
-        """The number of answers in so many rows."""
+        """The number of answers in `rows` rows."""
         return rows
 
     # --- distributions ------------------------------------------------------------------------------------------

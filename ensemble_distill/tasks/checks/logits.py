@@ -19,7 +19,7 @@ SUSPICIOUS = 8  # rows that must all look like probabilities
 WITHIN = 1e-3  # how far beyond 0 and 1 rounding may push a probability
 BFLOAT, DECIMALS = 4e-3, 5e-4  # how far rounding moves a row's sum: in bfloat16, and per class with three decimals
 APART = 0.02  # how far a row's sum may lie from 1
-MANY, ROUGHLY = 100, 0.3  # with so many classes or more, sums so near to 1 come from a softmax, however rounded
+MANY, ROUGHLY = 100, 0.3  # with at least this many classes, sums this near to 1 come from a softmax, however rounded
 PRECISE = 6  # decimals that suffice for any number of classes
 FLOOR = 1e-7  # members' probabilities are raised to this before the logarithm
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 SUSPICIOUS = 8  # rows that must all look like a softmax
 NEAR = 0.05  # numbers no farther beyond 0 and 1 are inexact probabilities, not logits
 ENOUGH = 1_000  # numbers that must all look like sigmoids
-LABELS = 10  # so many rare labels do not all have logits above 0 by chance
+LABELS = 10  # rare labels, too many for all their logits to lie above 0 by chance
 
 
 def as_labels(y: Array, rows: int, named: str, classes: Sequence[str] | None, first_row: int = 0) -> Array:
