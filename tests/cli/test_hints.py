@@ -19,8 +19,22 @@ from ensemble_distill.errors import parted
 ROOT = Path(errors.__file__).parent
 
 # how sentences begin that say more of what is wrong
-STATEMENTS = {"Adapters", "An", "As", "Beside", "Classes", "Costs", "Else", "Every", "Fidelity", "Folds", "For", "If"}
-STATEMENTS |= {"In", "It", "Its", "Known", "Labels", "Member", "Members", "Nothing", "Or", "Rows", "Targets", "The"}
+STATEMENTS = {"Adapters", "An", "As", "Beside", "Classes", "Costs", "Every", "Fidelity", "Folds", "For", "If"}
+STATEMENTS |= {
+    "In",
+    "It",
+    "Its",
+    "Known",
+    "Labels",
+    "Member",
+    "Members",
+    "Nothing",
+    "Or",
+    "Otherwise",
+    "Rows",
+    "Targets",
+    "The",
+}
 STATEMENTS |= {"There", "They", "To", "Weights", "What", "Where", "With"}
 
 

@@ -71,9 +71,12 @@ def raising(error: BaseException) -> Callable[[], NoReturn]:
 MISTAKES: dict[str, tuple[Callable[[], NoReturn], str]] = {
     "a mistake": (raising(EdistillError("Two are not three. Fix it.")), "Two are not three. Fix it."),
     "no memory": (raising(MemoryError()), "Out of memory: MemoryError. .* smaller cache.batch-size"),
-    "no memory for numpy": (raising(MemoryError("Unable to allocate 8 GiB")), "suffice: Unable to allocate 8 GiB"),
+    "no memory for numpy": (
+        raising(MemoryError("Unable to allocate 8 GiB")),
+        "Out of memory: Unable to allocate 8 GiB",
+    ),
     "no memory on a CPU": (allocated, r"Out of memory: \[enforce fail .* fewer train\.workers"),
-    "no memory on a GPU": (raising(torch.OutOfMemoryError("CUDA out of memory")), "suffice: CUDA out of memory"),
+    "no memory on a GPU": (raising(torch.OutOfMemoryError("CUDA out of memory")), "Out of memory: CUDA out of memory"),
     "a full disk": (
         raising(OSError(28, "No space left on device", "runs/x")),
         r"runs/x: No space left on device\.",

@@ -318,10 +318,10 @@ def figures(
         ((1.5, 3.0), 2.0, 4.0, False, ["some members", "in prediction."]),
         ((3.0, None), 2.0, 4.0, True, ["worth having", "3.0 of 4 members in prediction,"]),
         ((None, 3.0), 2.0, 4.0, True, ["worth having", "3.0 of 4 members in uncertainty,"]),
-        ((None, None), 2.0, 4.0, None, ["Nothing says whether", "no labels"]),
-        ((3.0, 3.0), None, 4.0, None, ["3.0 of 4 members", "not known"]),
-        ((3.5, 3.5), 3.0, 2.5, False, ["the ensemble itself", "saves is arithmetic, not time"]),
-        ((1.5, 1.5), 3.0, 2.5, False, ["the ensemble itself", "saves is arithmetic, not time"]),
+        ((None, None), 2.0, 4.0, None, ["unknown whether", "no labels"]),
+        ((3.0, 3.0), None, 4.0, None, ["3.0 of 4 members", "unknown"]),
+        ((3.5, 3.5), 3.0, 2.5, False, ["the ensemble itself", "saves arithmetic, not time"]),
+        ((1.5, 1.5), 3.0, 2.5, False, ["the ensemble itself", "saves arithmetic, not time"]),
     ],
 )
 def test_what_to_do_follows_from_worth_and_cost(
