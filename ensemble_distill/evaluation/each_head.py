@@ -43,10 +43,12 @@ class EachHead:
     Attributes:
         kl: (M,), KL(member ‖ its head) in nats, averaged over the rows that the member answers; NaN for a member that
             answers none or has weight 0. None if the student does not have one head per member.
+        collapsed_kl: (M,), the same if each head predicted the mean of all heads, KL(member ‖ mean of all heads).
         farthest: the rows on which the student is farthest off, the farthest first; empty if rows have positions.
     """
 
     kl: NDArray[np.float64] | None
+    collapsed_kl: NDArray[np.float64] | None
     farthest: tuple[Farthest, ...]
 
 
@@ -54,7 +56,7 @@ class HeadByHead:
     """Collects the figures of one student's heads, batch by batch."""
 
     def __init__(self) -> None:
-        self._kl: Tensor | None = None
+        self._kl: Tensor | None = None  # (2, M): to each member's own head, and to the mean of all heads
         self._count: Tensor | float = 0.0
         self._farthest: list[Farthest] = []
 
@@ -66,10 +68,10 @@ class HeadByHead:
             ensemble, student: the predictions for these answers.
         """
         if student.members == ensemble.members > 1:
-            there, kl = _counts(ensemble), ensemble.kl(student)
+            there, kl = _counts(ensemble), torch.stack([ensemble.kl(student), ensemble.kl(student.mixture())])
             kl = kl if there is None else torch.where(there, kl, 0.0)
-            self._kl = kl.sum(0) if self._kl is None else self._kl + kl.sum(0)
-            self._count = self._count + (len(kl) if there is None else there.expand_as(kl).sum(0).double())
+            self._kl = kl.sum(1) if self._kl is None else self._kl + kl.sum(1)
+            self._count = self._count + (len(kl[0]) if there is None else there.expand_as(kl[0]).sum(0).double())
         if len(set(rows.tolist())) == len(rows):  # rows have a single answer
             self._keep(rows, ensemble, student)
 
@@ -90,8 +92,8 @@ class HeadByHead:
             self._farthest = sorted([*self._farthest, *more], key=lambda each: (-each.mean_kl, each.row))[:MOST]
 
     def found(self) -> EachHead:
-        kl = None if self._kl is None else (self._kl / self._count).numpy()
-        return EachHead(kl, tuple(self._farthest))
+        own, collapsed = (None, None) if self._kl is None else (self._kl / self._count).numpy()
+        return EachHead(own, collapsed, tuple(self._farthest))
 
 
 def _counts(ensemble: Predictive) -> Tensor | None:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ensemble_distill.evaluation.fidelity import where_known
+from ensemble_distill.runtime.words import members_told
 from ensemble_distill.tasks.figures import Figures
 
 NOTHING = 1e-9  # a mean model uncertainty below this share counts as 0
@@ -99,9 +100,7 @@ class Worth:
     def counted(self, rung: str) -> str | None:
         """Its worth in one of `RUNGS`, in words; None if unknown."""
         value: float | None = getattr(self, rung)
-        if value is None:
-            return None
-        return f"more than {value:.0f}" if rung in self.beyond else f"{value:.1f}"
+        return None if value is None else members_told(value, rung in self.beyond)
 
     def to_figures(self) -> Figures:
         """All numbers as figures, with costs named as in `cost_latency`."""

@@ -15,6 +15,7 @@ from ensemble_distill.runs.exported_files import SUFFIXES
 from ensemble_distill.runs.folder import ARGS, EVALUATIONS, generation_name
 from ensemble_distill.runtime.files import DOCUMENT, read_whole
 from ensemble_distill.runtime.jsons import parse_json
+from ensemble_distill.runtime.words import members_told
 from ensemble_distill.serving.target import is_earlier
 
 Told = dict[str, Any]
@@ -115,7 +116,11 @@ def _evaluation(record: Mapping[str, Any], path: Path) -> Told:
     models: Mapping[str, Mapping[str, Any]] = {name: of for name, of in record["models"].items() if of is not None}
     figures = dict.fromkeys(name for of in models.values() for name in of)
     worth = (record.get("worth") or {}).get("student") or {}
-    told = {f"worth in {name}": _short(worth[name]) for name in ("prediction", "uncertainty") if worth.get(name)}
+    told = {
+        f"worth in {name}": members_told(worth[name], name in worth.get("beyond", ()))
+        for name in ("prediction", "uncertainty")
+        if worth.get(name) is not None
+    }
     return {
         "what": f"an evaluation of {record['run']} on {record['rows']:,} rows of {record['split']}",
         "facts": {"task": record["task"], **told},

@@ -27,3 +27,8 @@ def bytes_told(count: int) -> str:
     """A size in the unit that fits: 1.2 GB, 340.0 MB, 0.5 kB."""
     size, unit = next((size, unit) for size, unit in UNITS if count >= size or unit == "kB")
     return f"{count / size:,.1f} {unit}"
+
+
+def members_told(worth: float, beyond: bool) -> str:
+    """A worth in members; `beyond` is whether it is better than the whole ensemble, whose size `worth` then is."""
+    return f"more than {worth:.0f}" if beyond else f"{worth:.1f}"

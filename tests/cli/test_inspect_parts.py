@@ -137,6 +137,10 @@ def test_an_evaluation_and_a_report_are_told(made: Path) -> None:
     for name, command in (("generation-2", None), ("model.onnx", None), ("x", "edistill evaluate x")):
         (made / "said.json").write_text(json.dumps({**kept, "run": name}))
         assert told("said.json")["next"] == command
+    worth = {"prediction": 4.0, "uncertainty": 0.0, "beyond": ["prediction"]}
+    (made / "said.json").write_text(json.dumps({**kept, "worth": {"student": worth}}))
+    facts = told("said.json")["facts"]
+    assert (facts["worth in prediction"], facts["worth in uncertainty"]) == ("more than 4", "0.0")
     report = json.loads((made / "report.json").read_text())
     assert told("report.json")["facts"]["verdict"] == report["verdict"]["headline"]
     assert [name for name, _ in told("report.json")["rows"]] == list(report["figures"])

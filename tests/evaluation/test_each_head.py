@@ -26,6 +26,9 @@ def test_the_farthest_rows_are_kept_and_no_batch_with_them() -> None:
     each = found.found()
     assert each.kl is not None
     np.testing.assert_allclose(each.kl, kl.mean(0))
+    collapsed = (p * (log_softmax(theirs, -1) - np.log(q.mean(1, keepdims=True)))).sum(-1)
+    assert each.collapsed_kl is not None
+    np.testing.assert_allclose(each.collapsed_kl, collapsed.mean(0))
     apart = entropy(p.mean(1), q.mean(1), axis=-1)
     order = np.argsort(-apart)[:MOST]
     assert [row.row for row in each.farthest] == (order + 100).tolist()
@@ -46,10 +49,9 @@ def test_a_member_of_weight_0_is_not_shown() -> None:
     each.add(torch.arange(ROWS), Categorical(torch.tensor(logits), weights), Categorical(torch.tensor(own), weights))
     rest = [Categorical(torch.tensor(np.delete(said, 1, 1))) for said in (logits, own)]
     without.add(torch.arange(ROWS), *rest)
-    kl, theirs = each.found().kl, without.found().kl
-    assert kl is not None
-    assert theirs is not None
-    np.testing.assert_allclose(kl, [theirs[0], np.nan, theirs[1]])
+    for key in ("kl", "collapsed_kl"):
+        kl, theirs = getattr(each.found(), key), getattr(without.found(), key)
+        np.testing.assert_allclose(kl, [theirs[0], np.nan, theirs[1]])
     for row, same in zip(each.found().farthest, without.found().farthest, strict=True):
         assert row.row == same.row
         assert np.isnan(row.members[1]).all()

@@ -117,7 +117,10 @@ def test_figures_draw_what_rows_say(made: Path, drawn: dict[str, Any]) -> None:
         assert kept[name][kept["rejected"].index(0.5)] == pytest.approx(right[half].mean(), abs=1.1 / len(half))
 
     kl = (np.exp(log_p) * (log_p - log_q)).sum(-1)
-    np.testing.assert_allclose(drawn["figures"]["heads"]["data"]["kl"], kl.mean(0), rtol=1e-2, atol=1e-4)
+    each = drawn["figures"]["heads"]["data"]
+    np.testing.assert_allclose(each["kl"], kl.mean(0), rtol=1e-2, atol=1e-4)
+    collapsed = (np.exp(log_p) * (log_p - np.log(of["student"])[:, None])).sum(-1)
+    np.testing.assert_allclose(each["collapsed_kl"], collapsed.mean(0), rtol=1e-2, atol=1e-4)
     apart = entropy(of["ensemble"], of["student"], axis=1)
     rows = [each["row"] for each in drawn["figures"]["farthest"]["data"]]
     assert rows[0] == apart.argmax()

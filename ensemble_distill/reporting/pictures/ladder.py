@@ -22,10 +22,11 @@ def picture(seen: Seen) -> Picture | None:
         return None
     steps = {"nll": ladder.nll, "model_uncertainty_l1": ladder.model_uncertainty_l1}
     found = {
-        name: {"ladder": of, "worth": own}
+        name: {"ladder": of, "worth": own, "beyond": rung in worth.beyond}
         for name, (rung, _) in RUNGS.items()
         if (of := steps[name]) is not None and (own := getattr(worth, rung)) is not None
     }
+    counts_told = {name: worth.counted(RUNGS[name][0]) for name in found}
     cost = None if worth.cost is None else worth.cost["latency"]
     if not found:
         return None
@@ -35,14 +36,14 @@ def picture(seen: Seen) -> Picture | None:
             members, own = of["ladder"], of["worth"]
             counts = range(1, len(members) + 1)
             axes.plot(counts, members, "o-", color=COLORS[ENSEMBLE], label="so many members")
-            axes.axvline(own, color=COLORS[STUDENT], label=f"{seen.label(STUDENT)}: worth {own:.1f}")
+            axes.axvline(own, color=COLORS[STUDENT], label=f"{seen.label(STUDENT)}: worth {counts_told[name]}")
             if cost is not None and cost <= 1.5 * len(members):
                 axes.axvline(cost, color=COLORS[STUDENT], linestyle=":", label=f"and costs {cost:.1f}")
             axes.set(xlabel="members", ylabel=RUNGS[name][1])
             axes.legend(framealpha=1, edgecolor="none", fontsize=8)  # opaque, since lines end behind it
 
     costs = "" if cost is None else f"; it costs {cost:.1f} in latency"
-    told = ", ".join(f"{of['worth']:.1f} members in {RUNGS[name][0]}" for name, of in found.items())
+    told = ", ".join(f"{count} members in {RUNGS[name][0]}" for name, count in counts_told.items())
     return Picture(
         "ladder",
         "What fewer members would get",

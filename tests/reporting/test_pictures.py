@@ -1,0 +1,50 @@
+"""Single figures of a report: what they draw and say of given values."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from ensemble_distill.evaluation.each_head import EachHead
+from ensemble_distill.evaluation.worth import Ladder, Worth
+from ensemble_distill.reporting.drawing import Picture
+from ensemble_distill.reporting.pictures import heads, ladder
+from ensemble_distill.reporting.seen import Seen
+
+
+def seen_of(kl: list[float], collapsed: list[float], **facts: Any) -> Seen:
+    """What the figures of heads and of the ladder are drawn from."""
+    evaluation: Any = SimpleNamespace(run="hydra-s0", **facts)
+    names = tuple(f"member-{at}" for at in range(len(kl)))
+    each = EachHead(np.array(kl), np.array(collapsed), ())
+    return Seen(evaluation, names, {}, {}, {}, {}, each, {}, {})
+
+
+def heads_of(kl: list[float], collapsed: list[float]) -> Picture:
+    means = {"member_kl": 0.5, "collapsed_kl": 0.25}  # weighted, unlike the means of the bars
+    found = heads.picture(seen_of(kl, collapsed, fidelity=means))
+    assert found is not None
+    return found
+
+
+def test_each_head_has_its_own_mark() -> None:
+    found = heads_of([0.1, 0.4, np.nan, 0.9], [0.2, 0.3, np.nan, 0.8])
+    assert found.told.startswith("Farthest: member-3 0.9, member-1 0.4, member-0 0.1. The mean is 0.5. ")
+    assert found.told.endswith("2 of the 3 bars pass their marks.")
+    assert found.data["kl"] == [0.1, 0.4, None, 0.9]
+    assert found.data["collapsed_kl"] == [0.2, 0.3, None, 0.8]
+    assert found.data["means"] == {"member_kl": 0.5, "collapsed_kl": 0.25}
+    assert heads_of([0.1, 0.4], [0.2, 0.5]).told.endswith("None of the 2 bars passes its mark.")
+
+
+def test_a_student_better_than_its_ensemble_is_worth_more_than_it() -> None:
+    steps = Ladder([4.0, 3.0, 2.0, 1.0], [3.0, 2.0, 1.0, 0.0], [1.0, 0.5, 0.2, 0.0])
+    worth = Worth(4.0, 4.0, 2.5, 1.0, ("prediction",), {"latency": 2.0, "macs": None, "parameters": None})
+    found = ladder.picture(seen_of([0.1], [0.2], ladder=steps, worth={"student": worth}))
+    assert found is not None
+    told = "hydra-s0 is worth more than 4 members in prediction, 2.5 members in uncertainty; it costs 2.0 in latency."
+    assert found.told == told
+    assert [found.data["steps"][name]["beyond"] for name in ("nll", "model_uncertainty_l1")] == [True, False]
+    assert b"worth more than 4<" in found.svg
