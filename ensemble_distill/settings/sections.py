@@ -256,7 +256,9 @@ class TrainSettings(Section):
     model_ema: bool = Field(
         False, description="Keep an exponential moving average of the weights; it becomes the student."
     )
-    model_ema_decay: float = Field(0.999, gt=0, lt=1, description="Decay of the moving average per step.")
+    model_ema_decay: float = Field(
+        0.999, gt=0, lt=1, description="Decay of the moving average per step, after a warm-up."
+    )
     device: str = Field("auto", description="cpu, cuda, cuda:1, mps or auto.")
     seed: int = Field(0, ge=0, lt=SEED, description="Seed of the student's weights and of the row order.")
     checkpoint_minutes: float = Field(5.0, gt=0, le=LARGE, description="Save a checkpoint this often within an epoch.")

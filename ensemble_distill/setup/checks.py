@@ -39,6 +39,7 @@ from ensemble_distill.teachers.streamed import Room, groups
 from ensemble_distill.teachers.teacher import Teacher
 from ensemble_distill.training.asked import Among
 from ensemble_distill.training.idle import IdleFacts, tell_idle_training
+from ensemble_distill.training.loop import largest
 from ensemble_distill.training.order import Order, afforded
 from ensemble_distill.training.plateau import refuse_no_validation
 from ensemble_distill.training.refusals import (
@@ -83,6 +84,7 @@ class Examined:
     method: tuple[Method, Any] | None = None
     taken: AnyPreprocessing | None = None  # the preprocessing of the student's body
     body: Any = None
+    weights: int = 0  # bytes of the finished student's; 0 if it could not be built
     task: Task | None = None  # what the members answer
     cached: bool = False  # whether the cache is up to date
     records: int = 0  # bytes of the records of all splits
@@ -309,8 +311,9 @@ def _training(workspace: Workspace, teachers: list[Teacher], found: Examined) ->
         asked = replace(asked, options=asked.method.timed(asked.options, steps))
         stages = afforded(asked.method.stages(asked.options, len(names)), steps)
         refuse_broken(asked.train.method, stages, begun.student, begun.architecture, begun.start is not None)
+        found.weights = largest(begun.student, stages)
         normalizes = any(map(normalizes_batches, begun.student.modules()))
-        facts = IdleFacts(asked.train, sources_of(found.plans), asked.method, asked.options, stages, normalizes)
+        facts = IdleFacts(asked.train, sources_of(found.plans), asked.method, asked.options, stages, normalizes, steps)
         tell_idle_training(facts, partial(is_given, workspace.settings), Silent())
 
 

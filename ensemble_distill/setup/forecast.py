@@ -8,6 +8,7 @@ import torch
 
 from ensemble_distill.caching.forecast import TIMED, in_turn, seconds_a_row, timed
 from ensemble_distill.caching.seen import seen
+from ensemble_distill.data.source import positions_of
 from ensemble_distill.facts import TRAINED
 from ensemble_distill.runtime.spread import spread
 from ensemble_distill.setup.checks import Examined
@@ -18,6 +19,8 @@ from ensemble_distill.training.loop import checkpoint_bytes
 from ensemble_distill.workspace.workspace import Workspace
 
 NUMBER = 4  # bytes of a float32
+NOTES = 15_000  # bytes of what stands beside the weights: names, settings, an exported graph without its weights
+COMPRESSED = 0.75  # share of the figures' bytes that is left in a compressed file
 
 
 @dataclass(frozen=True)
@@ -49,15 +52,32 @@ def forecast(workspace: Workspace, found: Examined) -> list[Step]:
     train = workspace.settings.train
     epochs = default_epochs(trained, train.batch_size, train.effort) if train.epochs is None else train.epochs
     validated = len(found.plans["validation"].source) if "validation" in found.plans else 0
-    size = sum(parameter.numel() for parameter in found.body.parameters()) * NUMBER
+    size = found.weights or sum(tensor.nbytes for tensor in found.body.state_dict().values())
     student = rendering + asked_once
     rows_trained = epochs * trained
     training = seconds_of((update, asked_once, rendering), rows_trained, rows_trained, validated, epochs)
-    steps.append(Step(f"train ({epochs:,} epochs)", training, size + checkpoint_bytes(size, train.model_ema)))
+    steps.append(Step(f"train ({epochs:,} epochs)", training, size + checkpoint_bytes(size, train.model_ema) + NOTES))
     others = sum(len(one.source) for name, one in found.plans.items() if name not in TRAINED)
-    steps.append(Step("evaluate", others * student, others * NUMBER * 12))
-    steps.append(Step("export --onnx", 10.0, size))
+    steps.append(Step("evaluate", others * student, _of_evaluation(found)))
+    steps.append(Step("export --onnx", 10.0, size + NOTES))
     return steps
+
+
+def _of_evaluation(found: Examined) -> int:
+    """Bytes of an evaluation: its document, and the figures of each row of the test and OOD splits, about."""
+    if found.task is None:
+        return 0
+    # some figures are of each label or target
+    each = 1 if found.task.called in ("classes", "tokens") else max(1, len(found.task.names))
+    total = NOTES
+    for name, plan in found.plans.items():
+        if name != "test" and not name.startswith("ood/"):
+            continue
+        of_model = (8 if name == "test" else 5) if each == 1 else (7 if name == "test" else 5) * each + 4
+        models = 4 + len(found.members)  # each member, the ensemble, best-2, best-3 and the student
+        answers = len(plan.source) * (positions_of(plan.source) or 1)
+        total += round(answers * (models * of_model + 6) * NUMBER * COMPRESSED)
+    return total
 
 
 def _of_body(body: torch.nn.Module, x: torch.Tensor) -> tuple[float, float]:

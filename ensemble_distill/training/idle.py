@@ -14,13 +14,20 @@ from pydantic import BaseModel
 from ensemble_distill.data.source import Source
 from ensemble_distill.methods.method import Method, Stage
 from ensemble_distill.runtime.progress import Progress
+from ensemble_distill.runtime.words import counted
 from ensemble_distill.settings.idle import Idle, no_pixels, tell
 from ensemble_distill.training.budget import SettledTraining
+from ensemble_distill.training.state import highest_decay
 
 
 @dataclass(frozen=True)
 class IdleFacts:
-    """What is known just before a student is trained; `normalizes` is whether its body has BatchNorm."""
+    """What is known just before a student is trained.
+
+    Attributes:
+        normalizes: whether its body has BatchNorm.
+        steps: of the whole training.
+    """
 
     train: SettledTraining
     sources: Mapping[str, Source]
@@ -28,6 +35,7 @@ class IdleFacts:
     options: BaseModel
     stages: Sequence[Stage]
     normalizes: bool
+    steps: int
 
 
 def _no_pixels(facts: IdleFacts) -> Idle | None:
@@ -102,9 +110,18 @@ def _amp(facts: IdleFacts) -> Idle | None:
 
 
 def _average(facts: IdleFacts) -> Idle | None:
-    if facts.train.model_ema:
+    """None also where the average's warm-up reaches the decay; see `States.fresh`."""
+    if not facts.train.model_ema:
+        return Idle("train.model-ema is off", "Set train.model-ema = true, or leave it out.")
+    longest = max(facts.stages, key=lambda stage: stage.share)
+    steps = round(longest.share * facts.steps)
+    reached = highest_decay(steps)
+    if reached > facts.train.model_ema_decay:
         return None
-    return Idle("train.model-ema is off", "Set train.model-ema = true, or leave it out.")
+    return Idle(
+        f"its warm-up reaches {reached:.4g} in the {counted(steps, 'step')} of stage {longest.name}, the longest",
+        f"Leave it out, set it below {reached:.4g}, or raise train.epochs.",
+    )
 
 
 TRAINING: Mapping[str, Callable[[IdleFacts], Idle | None]] = {

@@ -67,6 +67,21 @@ def checkpoint_bytes(student: int, averaged: bool) -> int:
     return student * (4 if averaged else 3)
 
 
+def largest(student: Student, stages: Sequence[Stage]) -> int:
+    """Maximum number of bytes of the student's weights, at first or as one of the stages makes it.
+
+    Args:
+        student: not changed, since the stages get a copy.
+    """
+    devices = {tensor.device for tensor in student.parameters() if tensor.device.type == "cuda"}
+    with torch.random.fork_rng(devices=devices):
+        made = [copy.deepcopy(student)]
+        for stage in stages:
+            made.append(stage.start(made[-1]))
+    sizes: list[int] = [sum(tensor.nbytes for tensor in one.state_dict().values()) for one in made]
+    return max(sizes)
+
+
 def _until(asked: Callable[[], bool], steps: Iterable[Rows], first: int) -> Iterator[Rows]:
     """The rows of each step, until a stop is requested; `first` counts the steps done before.
 
@@ -256,8 +271,8 @@ class Training:
         return self.feed.keeps_rows
 
     def sizes(self) -> tuple[int, int]:
-        """Bytes of the student, and the maximum size of a checkpoint."""
-        student = sum(tensor.nbytes for tensor in self._first.student.state_dict().values())
+        """Bytes of the student with all its heads, and the maximum size of a checkpoint."""
+        student = largest(self._first.student, self.setup.stages[1:])
         return student, checkpoint_bytes(student, self.setup.settings.model_ema)
 
     def _beginning(self) -> State:

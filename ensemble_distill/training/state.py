@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,6 +77,14 @@ def own_seed(seed: int, step: int = 0) -> int:
     if ranks.is_first():
         return seed
     return int(uniforms(1, "rank", seed, ranks.current().index, step)[0] * 2**31)
+
+
+def highest_decay(steps: int) -> float:
+    """The decay that the moving average's warm-up reaches in a stage: 1 − t^(−2/3) at step t, counted from 0.
+
+    `train.model-ema-decay` caps it from the step on at which it is reached.
+    """
+    return 1 - math.pow(max(1, steps - 1), -2 / 3)
 
 
 class States:

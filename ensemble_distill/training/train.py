@@ -90,7 +90,7 @@ def prepare(asked: Asked, learned: Learned, machine: Machine) -> Ready:
     refuse_broken(settings.method, stages, begun.student, begun.architecture, begun.start is not None)
     normalizes = any(map(normalizes_batches, begun.student.modules()))
     refuse_compiled_together(settings, normalizes and not asked.freezes)
-    facts = IdleFacts(settings, learned.sources, asked.method, asked.options, stages, normalizes)
+    facts = IdleFacts(settings, learned.sources, asked.method, asked.options, stages, normalizes, steps)
     tell_idle_training(facts, machine.given, machine.progress)
     architecture = begun.architecture
     partial = outputs.partial or (learned.validation is not None and learned.validation.records.partial)

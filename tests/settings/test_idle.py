@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 from idle_helpers import source, teacher
+from timm.utils import ModelEmaV3
 from tiny import refused
+from torch import nn
 
 from ensemble_distill.caching.idle import CACHING, Caching, tell_idle_caching
 from ensemble_distill.data.arrays import Arrays
@@ -23,6 +25,7 @@ from ensemble_distill.tasks import open_task
 from ensemble_distill.teachers.run import MODEL as RUN
 from ensemble_distill.training.budget import settled
 from ensemble_distill.training.idle import TRAINING, IdleFacts, tell_idle_training
+from ensemble_distill.training.state import highest_decay
 from ensemble_distill.workspace import Workspace
 
 ROOT = Path(__file__).parents[2]
@@ -158,11 +161,13 @@ def told_caching(values: Mapping[str, Any], sources: Mapping[str, Any], teachers
     return progress
 
 
-def told_training(values: Mapping[str, Any], sources: Mapping[str, Any], normalizes: bool = True) -> Silent:
+def told_training(
+    values: Mapping[str, Any], sources: Mapping[str, Any], normalizes: bool = True, steps: int = 3000
+) -> Silent:
     asked, progress = of(values), Silent()
     method, options = Workspace(asked).method
     stages = method.stages(options, 2)
-    facts = IdleFacts(settled(asked.train, lambda: 1000, False), sources, method, options, stages, normalizes)
+    facts = IdleFacts(settled(asked.train, lambda: 1000, False), sources, method, options, stages, normalizes, steps)
     tell_idle_training(facts, partial(is_given, asked), progress)
     return progress
 
@@ -308,6 +313,17 @@ def test_of_what_acts_in_training_nothing_is_told() -> None:
         "method": {"ridge": 0.1},
     }
     assert told_training(values, {**PIXELS, "transfer": source(labels=False)}).warnings == []
+
+
+def test_a_decay_that_its_warm_up_does_not_reach_does_nothing() -> None:
+    key = "train.model-ema-decay"
+    for decay, steps, reached in ((0.9999, 3000, "0.9939"), (0.95, 60, "0.9159"), (0.9, 0, "0 in the 0 steps")):
+        told = told_training({"train.model-ema": True, key: decay}, PIXELS, steps=steps)
+        assert told.warnings[0].startswith(f"{key} is set and does nothing: its warm-up reaches {reached}")
+    assert told_training({"train.model-ema": True, key: 0.99}, PIXELS).warnings == []
+    for steps in (1, 2, 3, 60, 2100):
+        average = ModelEmaV3(nn.Linear(1, 1), decay=0.99999, use_warmup=True)
+        assert highest_decay(steps) == average.get_decay(steps - 1)
 
 
 def test_preprocessing_of_what_is_no_pixels_is_refused() -> None:

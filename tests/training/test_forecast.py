@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from ensemble_distill.runtime.progress import Silent
 from ensemble_distill.training import forecast
 from ensemble_distill.training.forward import Forward
 from ensemble_distill.training.loop import Training
+from ensemble_distill.workflows.doctor import doctor
+from ensemble_distill.workflows.evaluate import evaluate
+from ensemble_distill.workflows.export import export
 from ensemble_distill.workflows.train import train
 
 
@@ -67,6 +71,31 @@ def test_a_precision_that_slows_is_told_of(folder: Path, monkeypatch: pytest.Mon
     assert not [w for w in told(folder, "as-fast", **mixed).warnings if "amp" in w]
     taken[True] = 3.0
     assert not [w for w in told(folder, "float32", **{"train.epochs": 30}).warnings if "amp" in w]
+
+
+def test_what_is_written_is_what_was_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a student whose heads are most of it: the first stage has one of them, the finished student one per member."""
+    folder = make_folder(tmp_path / "tiny", 8, rows={"train": 40, "validation": 12, "test": 400})
+    asked = {"output.name": "wide", "student.heads": [2000], "train.epochs": 2}
+    steps = {step["command"].split()[0]: step["bytes"] for step in doctor(lambda: settings(folder, asked)).forecast}
+    with_cache(folder)
+    monkeypatch.setattr(forecast, "WORTH_TIMING", 0)
+    monkeypatch.setattr(forecast, "bytes_told", lambda count: f"{count} bytes")
+    monkeypatch.setattr(Training, "seconds_a_batch", lambda _: (4.0, 2.0, 1.0))
+    progress = Silent()
+    train(settings(folder, asked), progress=progress)
+    (note,) = [note for note in progress.notes if note.startswith("2 epochs of 5 steps")]
+    announced = int(re.findall(r"and (\d+) bytes of", note)[0])
+    export(settings(folder), "wide", onnx=True)
+    evaluate(settings(folder), "wide")
+
+    def written(pattern: str) -> int:
+        return sum(path.stat().st_size for path in (folder / "runs/wide").glob(pattern) if path.is_file())
+
+    assert announced == pytest.approx(written("*"), rel=0.1)
+    assert steps["train"] == pytest.approx(written("*"), rel=0.1)
+    assert steps["export"] == pytest.approx(written("export/*.onnx"), rel=0.1)
+    assert steps["evaluate"] == pytest.approx(written("evaluations/**/*"), rel=0.3)
 
 
 @pytest.mark.thorough
