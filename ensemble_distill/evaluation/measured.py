@@ -184,7 +184,9 @@ class Measured:
     def _detected(self) -> dict[str, dict[Model, Figures]]:
         return {
             name: {
-                model: detection(self.main.models[model], rows, self._unit) for model, rows in outside.models.items()
+                model: detection(self.main.models[model], rows, self._unit)
+                for model, rows in outside.models.items()
+                if model in self.main.models  # best-k is left out where some member does not answer a row of the split
             }
             for name, outside in self.ood.items()
         }

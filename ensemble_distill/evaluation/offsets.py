@@ -13,6 +13,7 @@ from torch import Tensor
 from ensemble_distill.evaluation.rows import concatenate, fidelity_rows
 from ensemble_distill.evaluation.ties import ROUNDING
 from ensemble_distill.predictive.answered import answering
+from ensemble_distill.predictive.gaussian_vector import GaussianVectorFamily
 from ensemble_distill.predictive.protocol import Family, Predictive
 from ensemble_distill.runtime.grown import Grown
 from ensemble_distill.runtime.keys import normals
@@ -95,9 +96,13 @@ class Offsets:
         return found
 
     def _drawn(self, outputs: Tensor, draw: int) -> Tensor:
-        """Offsets of scale 1, (1, M, W). For regression, only the means move: the first of a member's outputs."""
+        """Offsets of scale 1, (1, M, W). For regression, only the means move, the first of a member's outputs; several
+        targets move by as many of their standard deviations."""
         drawn = torch.from_numpy(normals((1, *outputs.shape[1:]), "offsets", draw)).to(outputs)
-        drawn[..., self._pooling(outputs[:1]).means().shape[-1] :] = 0
+        means = self._pooling(outputs[:1]).means().shape[-1]
+        drawn[..., means:] = 0
+        if isinstance(self._family, GaussianVectorFamily):
+            drawn[..., :means] *= drawn.new_tensor(self._family.unit)
         return drawn
 
     def _best(self, mean: Tensor, draws: Sequence[Tensor], uncertainty: Tensor) -> tuple[int, float | None]:

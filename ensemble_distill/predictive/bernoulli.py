@@ -13,7 +13,7 @@ from ensemble_distill.predictive.parts import Parts, mixed
 from ensemble_distill.predictive.pools import Mixtures, Pool, Products
 from ensemble_distill.predictive.protocol import Average, Summary
 from ensemble_distill.predictive.stable import TINY, log_plus, logsigmoid
-from ensemble_distill.predictive.weighted import over_members, shares
+from ensemble_distill.predictive.weighted import log_shares, over_members
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,8 @@ class Bernoulli(OfLogits):
 
     def mixture(self) -> Self:
         """Each label's mean probability, M = 1; by logsumexp, so that tiny probabilities of yes and of no survive."""
-        log_shares = over_members(shares(self.weights, self.logits).log(), self.logits)
-        yes, no = (
-            torch.logsumexp(logsigmoid(z) + log_shares, dim=1, keepdim=True) for z in (self.logits, -self.logits)
-        )
+        of = log_shares(self.weights, self.logits)
+        yes, no = (torch.logsumexp(logsigmoid(z) + of, dim=1, keepdim=True) for z in (self.logits, -self.logits))
         return replace(self, logits=yes - no, weights=None)
 
     def pooled(self) -> Self:

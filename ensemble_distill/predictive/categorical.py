@@ -15,7 +15,7 @@ from ensemble_distill.predictive.parts import Parts, mixed
 from ensemble_distill.predictive.pools import Mixtures, Pool, Products
 from ensemble_distill.predictive.protocol import Average, Summary
 from ensemble_distill.predictive.stable import TINY
-from ensemble_distill.predictive.weighted import over_members, shares
+from ensemble_distill.predictive.weighted import log_shares
 
 Made = TypeVar("Made")
 
@@ -82,8 +82,7 @@ class Categorical(OfLogits):
         log_probs = self.log_probs()
         if self.members == 1 and self.weights is None:  # the same bits as below, much faster
             return replace(self, logits=log_probs, weights=None)
-        log_shares = over_members(shares(self.weights, log_probs).log(), log_probs)
-        mixed = torch.logsumexp(log_probs + log_shares, dim=1, keepdim=True)
+        mixed = torch.logsumexp(log_probs + log_shares(self.weights, log_probs), dim=1, keepdim=True)
         return replace(self, logits=mixed, weights=None)
 
     def pooled(self) -> Categorical:

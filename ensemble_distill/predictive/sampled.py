@@ -19,7 +19,7 @@ from ensemble_distill.predictive.members import Members
 from ensemble_distill.predictive.parts import Parts
 from ensemble_distill.predictive.pools import Mixtures, Pool
 from ensemble_distill.predictive.protocol import Summary
-from ensemble_distill.predictive.weighted import over_members, shares
+from ensemble_distill.predictive.weighted import log_shares
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,7 @@ class Sampled(Members):
         """The mean probabilities, M = 1; `top` is exact if the likeliest class is among the ids, else too low."""
         if self.members == 1:
             return self
-        log_shares = over_members(shares(self.weights, self.log_p).log(), self.log_p)
-        of_some = torch.where(self.weight > 0, self.log_p + log_shares, -torch.inf)
+        of_some = torch.where(self.weight > 0, self.log_p + log_shares(self.weights, self.log_p), -torch.inf)
         log_p = torch.logsumexp(of_some, dim=1, keepdim=True)
         weight = self.member_mean(self.weight).unsqueeze(1)
         log_p = torch.where(weight > 0, log_p, 0.0)

@@ -27,6 +27,14 @@ def over_members(weights: Tensor, values: Tensor) -> Tensor:
     return weights.view(rows, -1, *[1] * (values.dim() - 2))
 
 
+def log_shares(weights: Tensor | None, like: Tensor) -> Tensor:
+    """ln of `shares`, shaped to broadcast over `like` (B, M, ...); of weight 0 a finite number whose exp is 0.
+
+    Exported, a logsumexp whose first summand is -inf is not shifted by its maximum in onnxruntime 1.32, and underflows.
+    """
+    return over_members(shares(weights, like).log().clamp_min(torch.finfo(like.dtype).min / 4), like)
+
+
 def weighted_mean(weights: Tensor | None, values: Tensor) -> Tensor:
     """The weighted mean of values (B, M, ...) over members, (B, ...)."""
     return (values * over_members(shares(weights, values), values)).sum(1)
@@ -34,4 +42,4 @@ def weighted_mean(weights: Tensor | None, values: Tensor) -> Tensor:
 
 def mixture_nll(weights: Tensor | None, nll: Tensor) -> Tensor:
     """−ln Σ_m w_m exp(−nll_m), (B, ...), from each member's −ln p_m(y), (B, M, ...)."""
-    return -torch.logsumexp(over_members(shares(weights, nll).log(), nll) - nll, dim=1)
+    return -torch.logsumexp(log_shares(weights, nll) - nll, dim=1)

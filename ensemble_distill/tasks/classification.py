@@ -252,10 +252,10 @@ def _refuse_other_names(named: Mapping[str, tuple[str, ...]]) -> None:
 def expected_calibration_error(confidence: ArrayLike, correct: ArrayLike, bins: int = ECE_BINS) -> float:
     """Mean |accuracy − confidence| over equal-width bins of the top probability, weighted by their numbers of rows.
 
-    A confidence of 1.0 belongs to the last bin (Guo et al. 2017, arXiv:1706.04599).
+    Bins are closed above: (low, high] (Guo et al. 2017, arXiv:1706.04599).
     """
     confidence, correct = np.asarray(confidence, np.float64), np.asarray(correct, np.float64)
-    index = np.minimum((confidence * bins).astype(np.int64), bins - 1)
+    index = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
     gap = np.bincount(index, correct - confidence, minlength=bins)
     return float(np.abs(gap).sum() / len(confidence))
 

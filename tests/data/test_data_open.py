@@ -54,7 +54,7 @@ def test_no_source(file: str, tmp_path: Path) -> None:
 
 def test_names_of_arrays_are_refused_elsewhere(tmp_path: Path) -> None:
     for source in (str(tmp_path), f"{tmp_path}/mine.py:make"):
-        with pytest.raises(EdistillError, match=r"is no \.npz, but x is 'train_x'"):
+        with pytest.raises(EdistillError, match=r"is not an \.npz, but x is 'train_x'"):
             open_source(SimpleNamespace(source=source, rows=None, x="train_x", y="y"))
 
 

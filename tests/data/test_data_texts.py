@@ -72,9 +72,9 @@ def test_lines_of_a_file_are_texts_without_labels(tmp_path: Path) -> None:
     ("name", "content", "told"),
     [
         ("t.jsonl", b'{"text": "a", "label": "cat"}\n[1]\n', ("row 1", "list")),
-        ("t.jsonl", b'{"text": "a", "label": "cat"}\n{"text": "b"\n', ("row 1", "no JSON")),
+        ("t.jsonl", b'{"text": "a", "label": "cat"}\n{"text": "b"\n', ("row 1", "not valid JSON")),
         ("t.jsonl", b'{"text": "a", "label": "cat"}\n{"label": "cat"}\n', ("None", "row 1", "text")),
-        ("t.jsonl", b'{"text": 7, "label": "cat"}\n', ("7", "row 0", "no text")),
+        ("t.jsonl", b'{"text": 7, "label": "cat"}\n', ("7", "row 0", "not text")),
         ("t.jsonl", b'{"text": "\\ud800", "label": "cat"}\n', ("row 0", "surrogate")),
         ("t.jsonl", b"", ("no rows",)),
         ("t.jsonl", b'{"txt": "a", "label": "cat"}\n', ("'text'", "'txt'", "data.columns.text")),

@@ -156,7 +156,7 @@ def test_several_runs_are_columns(evaluate: Any, made: Path) -> None:
         ["", "ensemble", "halves", "best-2", "best-3", "one", "heads"],
         ["", "ensemble", "member", "best-2", "best-3", "one", "heads"],
     ]
-    assert "Control for the Spearman: " in result.stdout
+    assert "Control for the Spearman correlation: " in result.stdout
     control = kept(made, "heads")["fidelity"]["model_uncertainty_spearman_control"]
     assert found["model uncertainty spearman control"][4:] == ["–", number(control)]
     halves = kept(made, "heads")["fidelity_controls"]["halves"]

@@ -34,11 +34,11 @@ def ensemble(logits: Floats = LOGITS) -> Categorical:
 
 
 def ece_loop(confidence: Floats, correct: Floats, bins: int = 15) -> float:
-    """Σ over bins of share × |accuracy − confidence|, the last bin closed on both sides."""
+    """Σ over bins (low, high] of share × |accuracy − confidence|."""
     error = 0.0
     for index in range(bins):
         low, high = index / bins, (index + 1) / bins
-        inside = [i for i, c in enumerate(confidence) if low <= c < high or (index == bins - 1 and c == 1)]
+        inside = [i for i, c in enumerate(confidence) if low < c <= high]
         if inside:
             accuracy = sum(correct[i] for i in inside) / len(inside)
             mean = sum(confidence[i] for i in inside) / len(inside)
@@ -49,7 +49,7 @@ def ece_loop(confidence: Floats, correct: Floats, bins: int = 15) -> float:
 def test_ece_is_the_loop() -> None:
     for bins in [1, 10, 15]:
         rng = np.random.default_rng(bins)
-        confidence = np.r_[rng.uniform(0.1, 1, 500), np.ones(20)]
+        confidence = np.r_[rng.uniform(0.1, 1, 485), [0.4] * 10, [0.6] * 5, np.ones(20)]  # some on an edge
         for correct in (rng.random(520) < 0.8 * confidence, np.floor(confidence * bins) % 2 == 0):
             # the second errs to the other side in every next bin, so that no two may be merged
             wanted = ece_loop(confidence, correct.astype(float), bins)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from ensemble_distill.evaluation.offsets import DRAWS, Offsets
 from ensemble_distill.evaluation.rows import fidelity_rows, member_rows, prediction_rows
 from ensemble_distill.predictive import open_family
 from ensemble_distill.predictive.dirichlet import Dirichlet
+from ensemble_distill.predictive.gaussian_vector import GaussianVectorFamily
 from ensemble_distill.predictive.protocol import Average, Predictive
 from ensemble_distill.runtime.keys import normals
 from ensemble_distill.tasks.classification import Classification
@@ -245,6 +247,22 @@ def test_of_numbers_the_means_are_moved_in_any_unit(weights: Floats | None, unit
     total = data_s + model_s
     alone = found["total_uncertainty"]["model_uncertainty_spearman"]
     assert alone == pytest.approx(spearmanr(total, model).statistic)
+
+
+def test_of_several_targets_each_is_moved_by_as_many_of_its_standard_deviations() -> None:
+    """A fake in kilowatts is the fake in watts, whatever its other target is in."""
+    rng = np.random.default_rng(0)
+    mean, log_variance = rng.normal(size=(N, M, 2)), rng.normal(size=(N, M, 2)) / 4
+    found = []
+    for unit in ((1.0, 1.0), (1.3, 1000.0)):
+        std = torch.tensor(unit, dtype=torch.float64)
+        raw = torch.cat([torch.tensor(mean) * std, torch.tensor(log_variance) + 2 * std.log()], dim=-1)
+        family = GaussianVectorFamily(unit)
+        offsets = Offsets(family, partial(family.predictive, weights=None, average="probabilities"), N)
+        offsets.add(raw, {0: family.predictive(raw.flip(0), None, "probabilities")})
+        found.append(offsets.rows()[0])
+    for name, values in found[0].items():
+        np.testing.assert_allclose(found[1][name], values, rtol=1e-5, atol=1e-9, err_msg=name)
 
 
 # --- the ensemble's halves --------------------------------------------------------------------------------------

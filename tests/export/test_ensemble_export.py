@@ -201,7 +201,7 @@ MEMBERS = [
     *((Classification, Member("m", "0", output, o), 3) for output in Classification.outputs for o in ORDERS),
     *((MultiLabel, Member("m", "0", output, o), 3) for output in MultiLabel.outputs for o in ORDERS),
     *((Regression, Member("m", "0", output, units=u), 4) for output in Regression.outputs[1:] for u in UNITS),
-    (Regression, Member("m", "0", "mean", units=((5.0, -1.0), (3.0, 0.1)), variance=2.5), 2),
+    (Regression, Member("m", "0", "mean", units=((5.0, -1.0), (3.0, 0.1)), variance=(2.5, 0.4)), 2),
 ]
 
 

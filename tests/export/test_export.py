@@ -181,6 +181,27 @@ def test_a_convolutional_body_with_batchnorm_and_averaged_logits(
         assert_same_as_torch(path, student, rows(config.architecture.shape, batch))
 
 
+def test_a_first_head_of_weight_0_leaves_very_sure_rows_finite(tmp_path: Path) -> None:
+    """onnxruntime does not shift a logsumexp that begins with -inf, and would lose what is below e⁻⁸⁸."""
+    config = config_of((4,), weights=(0.0, 1.0, 3.0))
+    torch.manual_seed(0)
+    student = student_around(nn.Linear(4, 6), 6, config)
+    with torch.no_grad():
+        for parameter in student.heads.parameters():
+            parameter *= 100
+    x = 3 * rows((4,), 40)
+    path = export_onnx(student, config, x[:2], tmp_path / "model.onnx")
+    raw = student(x).detach()[:, 1:]
+    assert (raw.amax(-1) - raw.amin(-1)).max() > 150, "some are surer than float32 can hold as a probability"
+    log_p = log_softmax(raw.double().numpy(), axis=-1)
+    wanted = logsumexp(log_p, axis=1, b=np.array([[0.25], [0.75]]))
+    session = session_of(path)
+    names = [output.name for output in session.get_outputs()]
+    found = dict(zip(names, session.run(None, {session.get_inputs()[0].name: x.numpy()}), strict=True))
+    assert all(np.isfinite(values).all() for values in found.values())
+    assert_allclose(found["logits"], wanted, rtol=1e-5, atol=1e-4)
+
+
 def small_student() -> tuple[Student, StudentConfig]:
     config = config_of((4,), weights=(1.0, 0.0, 3.0))
     torch.manual_seed(0)

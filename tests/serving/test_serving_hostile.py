@@ -279,6 +279,8 @@ def filled() -> onnx.ModelProto:
     return model(graph(nodes, weights=[numpy_helper.from_array(np.array([2**60]), "s")]))
 
 
+UNREADABLE = "not an ONNX file that onnxruntime can run"
+
 NAN, INF = constant("k", np.nan), constant("k", np.inf)
 GRAPHS: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
     "no graph": (onnx.ModelProto, "has no edistill metadata"),
@@ -306,12 +308,15 @@ GRAPHS: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
     "infinity": (after("Add", "k", weights=[INF]), "row 0 gives outputs that are not finite"),
     "no probabilities": (after("Exp"), "row 0 gives outputs that are not finite, or no probabilities"),
     "large logits": (after("Add", "k", weights=[constant("k", 1e30)]), "or no probabilities"),
-    "an operator of nobody": (after("Nonsense"), "no ONNX file that onnxruntime can run"),
-    "a cycle": (shaped(helper.make_node("Add", ["x", "logits"], ["logits"])), "no ONNX file that onnxruntime can run"),
-    "a loop of nothing": (loop, "no ONNX file that onnxruntime can run"),
-    "claims of 2**60 values": (lambda: claims(2**30, 2**30), "no ONNX file that onnxruntime can run"),
-    "claims of negative values": (lambda: claims(-1), "no ONNX file that onnxruntime can run"),
-    "claims of an overflow": (lambda: claims(2**62, 2**62), "no ONNX file that onnxruntime can run"),
+    "an operator of nobody": (after("Nonsense"), UNREADABLE),
+    "a cycle": (
+        shaped(helper.make_node("Add", ["x", "logits"], ["logits"])),
+        UNREADABLE,
+    ),
+    "a loop of nothing": (loop, UNREADABLE),
+    "claims of 2**60 values": (lambda: claims(2**30, 2**30), UNREADABLE),
+    "claims of negative values": (lambda: claims(-1), UNREADABLE),
+    "claims of an overflow": (lambda: claims(2**62, 2**62), UNREADABLE),
     "memory for 2**60 values": (filled, "m.onnx"),
     "weights elsewhere": (elsewhere("secret"), "weights that are to be read from secret"),
     "weights above": (elsewhere("../secret"), "weights that are to be read from ../secret"),
@@ -336,7 +341,7 @@ def test_a_graph_that_is_not_ours(here: Path, capfd: pytest.CaptureFixture[str])
 def test_another_operator_set(here: Path) -> None:
     nodes = [helper.make_node("Mine", ["x"], ["logits"], domain="mine")]
     save(model(graph(nodes), domain="mine"))
-    refused("no ONNX file that onnxruntime can run")
+    refused(UNREADABLE)
 
 
 def test_variances_that_are_none(here: Path) -> None:

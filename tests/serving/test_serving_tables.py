@@ -94,7 +94,7 @@ def test_a_table_is_read_as_in_the_training_without_any_settings(model: Path, tm
         (("fare", "price"), ("no column 'fare'", "model.onnx was trained on it")),
         (("0.126", "much"), ("column age is 'much' at row 0", "model.onnx was trained on numbers")),
         (("0.126", ""), ("column age is '' at row 0",)),
-        (("0.126", "nan"), ("column age is nan at row 0", "nothing is guessed")),
+        (("0.126", "nan"), ("column age is nan at row 0", "are not guessed")),
         (("a,0", "c,0"), ("column kind is 'c' at row 0", "the 2 that the student was trained with (a, b)")),
     ],
 )

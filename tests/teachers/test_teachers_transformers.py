@@ -311,7 +311,7 @@ def test_pictures_are_prepared_as_the_processor_does(tmp_path: Path, name: str) 
         ({"rescale_factor": 1.0}, "rescale_factor = 1.0"),
         ({"size": {"longest_edge": 9, "shortest_edge": 3}, "do_center_crop": False, "image_mean": "x"}, "image_mean"),
         ({"size": {"shortest_edge": 3}}, "size"),
-        ([], "no table"),
+        ([], "not a table"),
     ],
 )
 def test_a_processor_that_does_something_else_is_refused(record: Any, told: str) -> None:

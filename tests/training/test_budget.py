@@ -49,7 +49,7 @@ def test_few_rows_get_more_epochs_and_many_twenty(rows: int, batch_size: int, ef
 
 def test_help_and_efforts_say_what_is_defined() -> None:
     fields = TrainSettings.model_fields
-    for said in (f"{budget.STEPS:,} steps", f"at least {budget.FEWEST}", f"at most {budget.MOST:,}"):
+    for said in (f"{budget.STEPS:,} steps", f"between {budget.FEWEST} and {budget.MOST:,}"):
         assert said in str(fields["epochs"].description)
     assert f"default {budget.RATE:g}, or {budget.RATE * budget.GENTLE:g}" in str(fields["lr"].description)
     for effort in budget.EFFORTS:

@@ -28,8 +28,11 @@ def logits(x: Floats, member: int) -> Floats:
     return z
 
 
-def folder_with(folder: Path, holes: dict[str, Any]) -> Settings:
-    """A folder whose members are silent on some rows of some splits: {split: (N, M) whether a member answers}."""
+def folder_with(folder: Path, holes: dict[str, Any], far: int = 0) -> Settings:
+    """A folder whose members are silent on some rows of some splits: {split: (N, M) whether a member answers}.
+
+    All of them answer `far` rows from elsewhere.
+    """
     (folder / "model.py").write_text("from torch import nn\ndef body():\n    return nn.Linear(4, 8)\n")
     (folder / "teachers").mkdir()
     rng, said = np.random.default_rng(0), {m: {} for m in range(M)}  # type: ignore[var-annotated]
@@ -39,11 +42,13 @@ def folder_with(folder: Path, holes: dict[str, Any]) -> Settings:
         for m in range(M):
             there = holes.get(split, np.ones((rows, M), bool))[:, m]
             said[m][split] = np.where(there[:, None], logits(x, m), np.nan)
+    elsewhere = 4 * rng.normal(size=(far, 4)).astype(np.float32)
+    np.savez(folder / "far.npz", x=elsewhere)
     for m in range(M):
-        np.savez(folder / "teachers" / f"fold-{m}.npz", **said[m])
+        np.savez(folder / "teachers" / f"fold-{m}.npz", **said[m], **({"ood/far": logits(elsewhere, m)} if far else {}))
     values: dict[str, Any] = {
         "teachers": {"path": "teachers"},
-        "data": {split: f"{split}.npz" for split in ROWS},
+        "data": {split: f"{split}.npz" for split in ROWS} | ({"ood": {"far": "far.npz"}} if far else {}),
         "student": {"model": "model.py:body"},
         "train": {"epochs": 4, "batch-size": 8, "device": "cpu", "workers": 0},
         "cache": {"dtype": "float32"},
@@ -175,6 +180,21 @@ def test_rows_that_nobody_answers_are_left_out(tmp_path: Path, monkeypatch: pyte
     q, y = heads_of(tmp_path, "hydra-s0", "test").mean(1)[5:], np.load(tmp_path / "test.npz")["y"][5:]
     assert found.models["student"]["nll"] == pytest.approx(-np.log(q[np.arange(len(y)), y]).mean(), rel=1e-5)  # type: ignore[index]
     train(by_method(settings, "supervised"))  # labels are there
+
+
+def test_the_best_two_are_not_compared_elsewhere_where_they_are_not_on_the_split(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    holes = np.ones((ROWS["test"], M), bool)
+    holes[::2, 0] = False
+    settings = folder_with(tmp_path, {"test": holes}, far=20)
+    cache_logits(settings)
+    train(settings)
+    found = evaluate(settings)
+    assert found.subensembles["best-2"] is not None, "chosen on validation rows, which all answer"
+    assert found.ood["far"]["student"]["total_uncertainty"] is not None
+    assert found.ood["far"].get("best-2") is None or found.models["best-2"] is not None
 
 
 def test_members_and_splits_that_say_nothing_are_refused_by_name(
