@@ -196,10 +196,10 @@ def test_collapsed_heads_are_told_of_by_the_runs_name(evaluate: Any, monkeypatch
     monkeypatch.setattr("ensemble_distill.evaluation.remarks.COLLAPSED", 2.0)  # every head has
     for style in ("table", "markdown"):
         said = evaluate(f"one heads --format {style}").stderr
-        assert said.count("say nearly the same") == 1
-        assert "The heads of heads say nearly the same: they explain " in said
+        assert said.count("predict nearly the same") == 1
+        assert "The heads of heads predict nearly the same: they explain " in said
     monkeypatch.setattr("ensemble_distill.evaluation.remarks.COLLAPSED", -1e9)
-    assert "say nearly the same" not in evaluate("heads").stderr
+    assert "predict nearly the same" not in evaluate("heads").stderr
 
 
 # --- the others -------------------------------------------------------------------------------------------------

@@ -89,7 +89,7 @@ def test_they_are_kept_and_an_evaluation_without_them_leaves_them(folder: Path) 
 def test_several_runs_share_them(folder: Path) -> None:
     train(settings(folder, {"output.name": "other", "train.seed": 1}))
     both = evaluate_together(settings(folder), ["hydra-s0", "other"], shifts=True).to_json()["runs"]
-    assert len(both[0]["shifts"]) > 5
+    assert len(both[0]["shifts"]) == 5
     for name, severities in both[0]["shifts"].items():
         assert len(severities) == 5
         for severity, found in severities.items():

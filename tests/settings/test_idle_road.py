@@ -96,7 +96,7 @@ def test_no_shipped_file_sets_what_does_nothing() -> None:
         tell_idle_caching(Caching(asked, sources, members), progress)
         method, options = Workspace(asked).method
         stages = method.stages(options, CLASSES)
-        facts = IdleFacts(settled(asked.train, lambda: 1000, False), sources, method, options, stages, normalizes=True)
+        facts = IdleFacts(settled(asked.train, lambda: 1000, False), sources, method, options, stages, True, 1000)
         tell_idle_training(facts, partial(is_given, asked), progress)
         assert progress.warnings == progress.notes == []
 
