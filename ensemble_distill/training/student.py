@@ -292,9 +292,9 @@ def _refuse_other_inputs(teachers: Sequence[Teacher], preprocessing: AnyPreproce
         if not same_rows(theirs, preprocessing):
             what, there, here = difference(theirs, preprocessing)
             raise EdistillError(
-                f"The student starts from {teacher.member.name}, and the two are given rows with another {what}: "
-                f"{there}, and the student {here}. Start from members that are given what the student is "
-                "(student.preprocessing), or leave the list in student.init out."
+                f"The student starts from {teacher.member.name}, whose {what} is {there}, but its own is {here} "
+                "(student.preprocessing). Start from members with the student's preprocessing, or leave the list in "
+                "student.init out."
             )
 
 

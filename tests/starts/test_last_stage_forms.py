@@ -177,7 +177,7 @@ def test_what_does_not_go_together_is_refused_and_nothing_is_written(mlps: Path)
         ({"student.heads": {"last-stage": ""}}, ("student.heads.last-stage",)),
         ({"student.init": []}, ("student.init",)),
         ({**MLP, "method.closed-form": False}, ("does not solve for what stands behind it",)),
-        ({**MLP, "student.preprocessing": {"mean": [0.2]}}, ("starts from member-0, whose preprocessing is", "0.2")),
+        ({**MLP, "student.preprocessing": {"mean": [0.2]}}, ("starts from member-0, whose mean is", "0.2")),
         ({**MLP, "train.method": "kd"}, ("kd has no head for each of the 3", "Use --method hydra")),
         ({**MLP, "method.hinton-share": 0.5}, ("stage hinton of hydra has 1", "Leave method.hinton-share out")),
         ({"student.heads": "last-stage", "train.method": "batch-ensemble"}, ("batch-ensemble", "student.heads = []")),
