@@ -129,8 +129,8 @@ def refuse_other_encodings(members: Sequence[Member]) -> None:
         if not same_rows(first.preprocessing, member.preprocessing):
             what, one, other = difference(first.preprocessing, member.preprocessing)
             raise EdistillError(
-                f"Members {first.name} and {member.name} are given rows with another {what}, {one} and {other}, and "
-                "one graph has one input. Move one of them out of teachers.path, or train a student of both and export "
+                f"Members {first.name} and {member.name} differ in their {what}, {one} and {other}, but one graph has "
+                "one input. Move one of them out of teachers.path, or train a student of both and export "
                 "that (edistill train, edistill export --onnx)."
             )
 

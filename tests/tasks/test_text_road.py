@@ -312,7 +312,7 @@ def test_what_does_not_go_with_texts_is_refused_by_name(folder: Path) -> None:
     )
     refused(r"student\.preprocessing has size", **{"student.preprocessing": {"size": [4, 4]}})
     refused(r"(?s)make_padded.*not a function of its row", **{"student.model": str(folder / "model.py:make_padded")})
-    refused(r"starts from bert-1, whose preprocessing", **{"student.init": ["bert-*"]})
+    refused(r"starts from bert-1, whose tokenizer is", **{"student.init": ["bert-*"]})
     refused(r"timm image model", **{"student.model": "resnet18"})
     refused(r"no such classifier.*transformers/bert", **{"student.model": "transformers/bertt"})
 
@@ -343,7 +343,7 @@ def test_the_ensemble_is_one_graph_where_all_cut_texts_alike(folder: Path) -> No
         path.unlink()
     toml = (folder / "edistill.toml").read_text()
     (folder / "edistill.toml").write_text(toml[: toml.index("model =")] + toml[toml.index("[data]") :])
-    with pytest.raises(EdistillError, match=r"(?s)Member bert-0 takes rows as .*bert-1"):
+    with pytest.raises(EdistillError, match=r"(?s)Members bert-0 and bert-1 .* tokenizer"):
         export(read(folder), ensemble=True, onnx=True)
     shutil.rmtree(folder / "teachers/bert-1")
     a_text_folder(folder / "teachers/bert-2", 5)
