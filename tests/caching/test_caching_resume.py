@@ -282,8 +282,8 @@ def test_a_process_killed_again_and_again_ends_with_the_same_bytes(large: Path) 
         while process.poll() is None and not (large / "cache/.lock").is_file() and time.monotonic() < started + 60:
             time.sleep(0.01)
         try:
-            # three times too soon to end, since a block sleeps for a second; then long enough to get on
-            process.wait(timeout=rng.uniform(0, 1) if attempt < 3 else rng.uniform(3, 9))
+            # three times too soon to end, since a block sleeps for a second; then long enough to get on, on any machine
+            process.wait(timeout=rng.uniform(0, 1) if attempt < 3 else rng.uniform(3, 9) + attempt)
         except subprocess.TimeoutExpired:
             process.kill()
             kills += 1
