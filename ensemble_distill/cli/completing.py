@@ -22,7 +22,7 @@ def _completer(ask: Callable[[], Iterable[tuple[str, str]]]) -> Completer:
     def complete(incomplete: str) -> list[tuple[str, str]]:
         try:
             found = list(ask())
-        except Exception:
+        except Exception:  # at a Tab no error can be shown, and a broken settings file completes to nothing
             return []
         return [(name, what) for name, what in found if name.startswith(incomplete) and harmless(name) == name]
 
