@@ -134,15 +134,17 @@ def test_a_family_of_numbers_is_of_one_length_and_positive_scales(fields: dict[s
 
 @pytest.mark.parametrize("average", ["probabilities", "logits"])
 def test_the_best_few_members_are_those_of_the_least_pooled_nll(average: Average) -> None:
-    members = Bernoulli(drawn(11), WEIGHTS, average)
-    y = torch.randint(2, (B, K), generator=torch.Generator().manual_seed(12))
-    search = SubEnsembles()
-    search.add(members, y)
+    for seed in range(11, 21):  # unequal weights, so that pooling without them would choose others
+        members = Bernoulli(drawn(seed), WEIGHTS, average)
+        y = torch.randint(2, (B, K), generator=torch.Generator().manual_seed(seed + 1))
+        search = SubEnsembles()
+        search.add(members, y)
+        for size in (2, 3):
+            some = list(itertools.combinations(range(M), size))
+            each = [Bernoulli(drawn(seed)[:, at], WEIGHTS[at], average) for at in map(list, some)]
+            nlls = [float(one.pooled_nll(y).mean()) for one in each]
+            assert search.best(size) == some[int(np.argmin(nlls))]
     pairs = list(itertools.combinations(range(M), 2))
-    nlls = [
-        float(Bernoulli(drawn(11)[:, at], WEIGHTS[list(at)], average).pooled_nll(y).mean()) for at in map(list, pairs)
-    ]
-    assert search.best(2) == pairs[int(np.argmin(nlls))]
     numbers = GaussianVector(drawn(13), drawn(14, scale=0.5), UNIT, WEIGHTS)
     targets = drawn(15)[:, 0]
     search = SubEnsembles()

@@ -353,10 +353,16 @@ def test_whatever_ranks_are_chosen_can_be_solved_for(
         nn.Flatten(),
     )
     whole, x = count(body), torch.randn(30, 2, 4, 4)
-    try:
-        ranks = compressed(body, share, [x])
-    except EdistillError:
-        return  # so small a share there is not
+    least = 0
+    for (inputs, outputs), (_, height, width) in zip(itertools.pairwise(widths), layers, strict=True):
+        kernel = height * width
+        factors = inputs + (kernel if kernel > 1 else 0) + outputs + outputs  # of rank 1, with a bias
+        least += min(inputs * kernel * outputs + outputs, factors)
+    if least > share * whole:
+        with pytest.raises(EdistillError, match=rf"^student\.compress is {share:g}, and "):
+            compressed(body, share, [x])
+        return
+    ranks = compressed(body, share, [x])
     assert count(body) <= share * whole
     assert torch.isfinite(body(x)).all()
     fresh = nn.Sequential(*(nn.Conv2d(layer_in, out, 1) for layer_in, out in itertools.pairwise(widths)), nn.Flatten())
