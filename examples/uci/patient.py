@@ -41,7 +41,7 @@ class Recipe:
     batch_size: int
 
 
-STEPS, LR = 8000, 1e-2
+STEPS, LR, WIDTH = 8000, 1e-2, 50
 RECIPES = {
     "energy": Recipe(batch_size=64),
     "kin8nm": Recipe(batch_size=256),
@@ -56,23 +56,24 @@ def main() -> None:
             if (name, str(number)) not in {(line["set"], line["split"]) for line in lines_of(TABLE)}:
                 started = time.monotonic()
                 train_set(given.shared / "data" / "uci", name, given.work, [number])
-                figures = _distilled(given.work / name / f"split-{number}", RECIPES[name], number)
+                figures = distilled(given.work / name / f"split-{number}", RECIPES[name], number)
                 add_line(TABLE, {"set": name, "split": number, **figures})
                 print(f"{name}, split {number}: {time.monotonic() - started:.0f} s", flush=True)
     for name in RECIPES:
         _print_pooled(name, [line for line in lines_of(TABLE) if line["set"] == name])
 
 
-def _distilled(folder: Path, recipe: Recipe, number: int) -> dict[str, Any]:
+def distilled(folder: Path, recipe: Recipe, number: int, width: int = WIDTH, steps: int = STEPS) -> dict[str, Any]:
+    """The figures of a split's student on its test rows; `width` is the body's units."""
     for file in ("edistill.toml", "model.py"):
         shutil.copy(HERE / file, folder / file)
-    settings = settings_of(folder, recipe, number)
+    settings = _settings(folder, recipe, number, width, steps)
     cache_logits(settings)
     train(settings)
-    return _figures(evaluate(settings, "patient").to_json())
+    return _figures(evaluate(settings, settings.output.name).to_json())
 
 
-def settings_of(folder: Path, recipe: Recipe, seed: int) -> Settings:
+def _settings(folder: Path, recipe: Recipe, seed: int, width: int, steps: int) -> Settings:
     """`edistill.toml` with the settings that differ between splits, as with `--set KEY=VALUE`."""
     rows, inputs = np.load(folder / "data" / "train.npz")["x"].shape
     return load_settings(
@@ -82,12 +83,12 @@ def settings_of(folder: Path, recipe: Recipe, seed: int) -> Settings:
             "teachers.model-kwargs": {"inputs": inputs},
             "views.transform": "none",
             "views.count": 1,
-            "student.kwargs": {"inputs": inputs},
-            "train.epochs": math.ceil(STEPS / (rows // recipe.batch_size)),
+            "student.kwargs": {"inputs": inputs, "width": width},
+            "train.epochs": math.ceil(steps / (rows // recipe.batch_size)),
             "train.batch-size": recipe.batch_size,
             "train.lr": LR,
             "train.seed": seed,
-            "output.name": "patient",
+            "output.name": "patient" if (width, steps) == (WIDTH, STEPS) else f"patient-{width}-{steps}",
             "output.cache": "cache-none",
         },
     )
