@@ -36,6 +36,8 @@ class Provenance:
         features: the names of a row's numbers, if it was trained on tables; see `InputColumns.features`.
         columns: the columns that rows are made of, also for pictures named by a table; None for runs before version
             0.3.
+        answers: what the trained student returned for a fixed input; see `students.same_function`. None before the
+            training has ended, for students without such answers, and for runs before version 0.3.
     """
 
     method: str
@@ -47,6 +49,7 @@ class Provenance:
     still_falling: float | None = None
     features: tuple[str, ...] | None = None
     columns: InputColumns | None = None
+    answers: Annotated[tuple[float, ...], Field(min_length=1)] | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,10 @@ class StudentConfig:
     def ended(self, still_falling: float | None) -> StudentConfig:
         """The config once the training has ended; see `Provenance.still_falling`."""
         return replace(self, provenance=replace(self.provenance, still_falling=still_falling))
+
+    def answering(self, answers: tuple[float, ...] | None) -> StudentConfig:
+        """The config of a student that returns these numbers for a fixed input; see `Provenance.answers`."""
+        return replace(self, provenance=replace(self.provenance, answers=answers))
 
     def to_json(self) -> dict[str, Any]:
         architecture, origin = self.architecture, self.provenance
@@ -87,6 +94,7 @@ class StudentConfig:
             **({} if origin.still_falling is None else {"still_falling": origin.still_falling}),
             **({} if origin.features is None else {"features": list(origin.features)}),
             **({} if origin.columns is None else {"columns": origin.columns.to_json()}),
+            **({} if origin.answers is None else {"answers": list(origin.answers)}),
         }
         return gathered(record)
 
@@ -99,7 +107,7 @@ class StudentConfig:
         student = {**record["student"], **record["input"], **pooling}
         method = record["method"]
         origin = {key: record[key] for key in ("members", "trained_on", "versions")}
-        origin |= {key: record.get(key) for key in ("still_falling", "features", "columns")}
+        origin |= {key: record.get(key) for key in ("still_falling", "features", "columns", "answers")}
         origin |= {"method": method["name"], "options": method["options"], "source": method.get("source", "")}
         return cls(Architecture.from_json(student, task_from_json(record)), parsed(Provenance, origin))
 

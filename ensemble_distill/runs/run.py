@@ -26,6 +26,7 @@ from ensemble_distill.runtime.seals import VERSION, checked_metadata, seal_safet
 from ensemble_distill.settings import OutputSettings, settings_here
 from ensemble_distill.students.architecture import Architecture
 from ensemble_distill.students.bodies import BodyFactory
+from ensemble_distill.students.same_function import answers_to, fixed_input
 from ensemble_distill.students.student import Student
 from ensemble_distill.tasks.reference import Reference
 
@@ -72,6 +73,7 @@ class Run:
         tensors = {name: t.detach().cpu().clone().contiguous() for name, t in student.state_dict().items()}
         content = seal_safetensors(save(tensors, metadata=sealed_metadata()))
         weights = _sha256(*content)
+        config = config.answering(answers_to(student, fixed_input(config.architecture)))
         write_whole(folder / CONFIG, config.content(weights))
         write_whole(folder / WEIGHTS, content)
         return cls(folder, config, weights, content_of(folder / CALIBRATION))
@@ -182,7 +184,7 @@ class Run:
             raise self._replaced(now)
         otherwise = f"Put back the body it was trained with, or pass it: load_student({str(self.folder)!r}, body=...)."
         damaged = partial(_damaged, weights)
-        student = rebuilt(self.architecture, content, weights, body, self.body_named, damaged, otherwise)
+        student = rebuilt(self.config, content, weights, body, self.body_named, damaged, otherwise)
         student.calibration = calibration
         return student
 

@@ -74,7 +74,7 @@ class WeightsFile(ByTorch):
         body = self._factory(trust) if what.names_code else None
         otherwise = f"Use the body it was trained with, or export the run again: {export_again(self.path)}."
         damaged = partial(damaged_export, self.path)
-        student = rebuilt(what, self._content, self.path, body, portable(what.model), damaged, otherwise)
+        student = rebuilt(self.config, self._content, self.path, body, portable(what.model), damaged, otherwise)
         made = self.card.made_from
         student.calibration = None if made is None else made.calibration
         return student

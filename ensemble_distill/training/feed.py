@@ -73,6 +73,10 @@ class Feed:
         """The shape of one example, as the student sees it."""
         return self.rows[0, 0].x.shape
 
+    def first_rows(self) -> Tensor:
+        """The first and the last row in their first view, (2, …), on the device."""
+        return collate([self.rows[at, 0] for at in (0, len(self.rows) - 1)]).x.to(self.device)
+
     @property
     def keeps_rows(self) -> bool:
         """Whether each row of a view is rendered only once, not at every step."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import torch
 
@@ -19,6 +20,7 @@ from ensemble_distill.runtime import ranks
 from ensemble_distill.runtime.progress import Progress
 from ensemble_distill.runtime.stopping import stop_waits
 from ensemble_distill.starts.from_members import FromMembers
+from ensemble_distill.students.same_function import answers_to, change
 from ensemble_distill.students.student import Student
 from ensemble_distill.training.budget import SettledTraining
 from ensemble_distill.training.checkpoint import RunPlace
@@ -31,6 +33,7 @@ from ensemble_distill.training.solving import Solving
 from ensemble_distill.training.state import State, States, own_seed
 from ensemble_distill.training.stepping import READ_EVERY, Stepping
 
+ANSWERS = "answers"  # key of a checkpoint: what its student returns for two rows, see `same_function`
 KEPT = 100  # maximum number of epochs that end with validation and a save, which take longer than a few steps
 Validate = Callable[[Student, Stage], dict[str, float]]  # the student in eval mode to named figures
 
@@ -151,8 +154,7 @@ class Training:
         self.resumed_at = 0 if saved is None else int(saved["step"])
         if not self.place.replacing:  # a replaced run's folder is still to be cleared
             self.log.begin(self.resumed_at)
-        folder = self.place.folder
-        state = self._beginning() if saved is None else self._states.restored(saved, self._first, folder)
+        state = self._beginning() if saved is None else self._restored(saved)
         self._refuse_other_gradients(state)
         self.progress.start("training", self.steps, "steps", done=state.step)
         with stop_waits() as asked:
@@ -283,6 +285,17 @@ class Training:
         # a fresh state's moving average starts from the solution
         return self._states.fresh(student, 0) if solved else self._first
 
+    def _restored(self, saved: Mapping[str, Any]) -> State:
+        state = self._states.restored(saved, self._first, self.place.folder)
+        before, now = saved.get(ANSWERS), answers_to(state.student, self.feed.first_rows())
+        if before is not None and now is not None and (apart := change(before, now)) is not None:
+            raise EdistillError(
+                f"The checkpoint in {self.place.folder} is of a student that returned {apart[0]:.4g} for a row, and "
+                f"with the code of today it returns {apart[1]:.4g}. The code of student.model has changed: put it "
+                "back, or run edistill train --overwrite."
+            )
+        return state
+
     def _following(self, state: State) -> State:
         """The state before the first step of the next stage."""
         self._read(state)
@@ -352,4 +365,4 @@ class Training:
         self.place.own()
         self.log.begin(self.resumed_at)
         self.log.flush()
-        self.place.save(state.saved(self.feed.device))
+        self.place.save({**state.saved(self.feed.device), ANSWERS: answers_to(state.student, self.feed.first_rows())})

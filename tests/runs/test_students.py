@@ -24,7 +24,9 @@ from ensemble_distill.predictive.dirichlet import DirichletFamily
 from ensemble_distill.predictive.gaussian import GaussianFamily
 from ensemble_distill.runs.config import StudentConfig
 from ensemble_distill.runs.run import Run, load_student
+from ensemble_distill.runs.trust import Trust
 from ensemble_distill.runtime.names import is_plain
+from ensemble_distill.serving.weights import WeightsFile
 from ensemble_distill.tasks.classification import Classification
 from ensemble_distill.tasks.regression import Regression
 
@@ -85,6 +87,36 @@ def test_a_body_that_no_longer_fits_is_refused_with_its_keys(run: Run) -> None:
         load_student(run.folder, body=lambda width: make_body(width).append(nn.Linear(width, width)))
     with pytest.raises(EdistillError, match=r"body\.1\.\w+ is \(.*\) in the file and absent in the student"):
         load_student(run.folder, body=lambda width: nn.Sequential(nn.Linear(6, width), nn.ReLU()))
+
+
+def test_a_body_of_the_same_weights_that_computes_something_else_is_refused(run: Run, tmp_path: Path) -> None:
+    def changed_body(width: int) -> nn.Sequential:
+        return nn.Sequential(*list(make_body(width))[:2], nn.Tanh())
+
+    told = r"does not fit the body .*the student returned \S+ after its training, and now returns \S+\. .*code.*changed"
+    with pytest.raises(EdistillError, match=told + ".*load_student"):
+        load_student(run.folder, body=changed_body)
+    config = Run.open(run.folder).config
+    file = export_safetensors(load_student(run.folder, body=make_body), config, tmp_path / "model.safetensors")
+    (tmp_path / "model.py").write_text((tmp_path / "model.py").read_text().replace("ReLU", "Tanh"))
+    with pytest.raises(EdistillError, match=told):
+        WeightsFile(file, Trust(everything=True)).module(Trust(everything=True))
+    older = edited(run, lambda record: record.pop("answers"))
+    assert Run.open(older.folder).student(changed_body)  # an earlier version kept none
+
+
+@pytest.mark.parametrize("odd", ["random", "failing", "infinite"])
+def test_a_body_that_has_no_answer_to_a_fixed_input_keeps_none(tmp_path: Path, odd: str) -> None:
+    class Odd(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            if odd == "failing":
+                assert (x == 0).all()
+            return super().forward(x) + (torch.randn(1) if odd == "random" else x.log().sum())
+
+    config = configured(kwargs={})
+    run = Run.save(tmp_path / "run", config, config.architecture.build(lambda: Odd(6, 4)))
+    assert run.student(lambda: Odd(6, 4))
+    assert "answers" not in json.loads((run.folder / "config.json").read_text())
 
 
 def test_a_body_that_does_not_take_the_runs_arguments_is_refused(run: Run) -> None:

@@ -211,25 +211,25 @@ def test_a_damaged_checkpoint_is_refused_and_overwritten(folder: Path, damage: s
     assert train(mine, overwrite=True).fresh
 
 
-def test_a_body_whose_code_changed_is_refused(folder: Path) -> None:
-    (folder / "width.txt").write_text("5")
+@pytest.mark.parametrize(("after", "said"), [("6, 'ReLU'", "does not fit"), ("5, 'Tanh'", "today it returns")])
+def test_a_body_whose_code_changed_is_refused(folder: Path, after: str, said: str) -> None:
+    (folder / "said.txt").write_text("5, 'ReLU'")
     (folder / "changing.py").write_text(
-        "from pathlib import Path\nfrom torch import nn\n"
+        "from ast import literal_eval\nfrom pathlib import Path\nfrom torch import nn\n"
         "def make_body():\n"
-        "    width = int(Path(__file__).with_name('width.txt').read_text())\n"
-        "    return nn.Sequential(nn.Flatten(), nn.Linear(36, width))\n"
+        "    width, kind = literal_eval(Path(__file__).with_name('said.txt').read_text())\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(36, width), getattr(nn, kind)())\n"
     )
-    mine = settings(folder, {"student.model": "changing.py:make_body", "output.name": "changing"})
+    name = f"changing-{after[-5:-1]}"
+    mine = settings(folder, {"student.model": "changing.py:make_body", "output.name": name})
     with pytest.raises(KeyboardInterrupt):
         train(mine, progress=StopsAt(6))
-    before = contents(folder / "runs/changing")
-    (folder / "width.txt").write_text("6")
-    with refused(
-        "checkpoint in", "does not fit the student", "code of student.model or config.json has changed", "--overwrite"
-    ):
+    before = contents(folder / "runs" / name)
+    (folder / "said.txt").write_text(after)
+    with refused("checkpoint in", said, "code of student.model", "changed", "--overwrite"):
         train(mine)
-    assert contents(folder / "runs/changing") == before
-    (folder / "width.txt").write_text("5")
+    assert contents(folder / "runs" / name) == before
+    (folder / "said.txt").write_text("5, 'ReLU'")
     assert train(mine).resumed_at == 5
 
 
