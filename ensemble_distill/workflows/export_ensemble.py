@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ensemble_distill.caching.panel import wanted
 from ensemble_distill.caching.probe import open_members
+from ensemble_distill.caching.unchanged import refuse_changed_members
 from ensemble_distill.data.each import only_array
 from ensemble_distill.data.plan import SplitPlan
 from ensemble_distill.data.rows import plain_inputs
@@ -64,6 +65,8 @@ def export_members(
     teachers = workspace.ensemble(class_names(sources_of(plans), known))
     opened = open_members(workspace.task, plans, teachers, known, workspace.progress)
     modules = [_module(asked) for asked in opened]
+    if workspace.has_cache:
+        refuse_changed_members(workspace.cache, workspace.split, list(plans), opened)
     name = checked_on(plans)
     source = plans[name].source
     x, said = _answers(opened, source, name)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 
 from ensemble_distill.cache.manifest import Manifest
+from ensemble_distill.caching.unchanged import refuse_changed_members
 from ensemble_distill.data.folds import refuse_other_folds
 from ensemble_distill.data.source import Source
 from ensemble_distill.errors import EdistillError
@@ -139,6 +140,8 @@ def _opened(workspace: Workspace, run: Run) -> Sequence[Answering]:
         TriedFirst(teacher.open(type(task), positions), len(task.names) or None, workspace.progress.note)
         for teacher in teachers
     ]
+    if workspace.has_cache:
+        refuse_changed_members(workspace.cache, workspace.split, workspace.split_names, opened)
     folds, of_all = workspace.folds, workspace.all_folds
     if folds is None or of_all is None:
         return opened

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from ensemble_distill.cache.manifest import refuse_other_data, refuse_other_members
 from ensemble_distill.cache.reader import Cache, stored_inputs
 from ensemble_distill.caching.complete import teachers_as_recorded
 from ensemble_distill.caching.pushing import refuse_other_making
 from ensemble_distill.caching.replay import check_samples
+from ensemble_distill.caching.unchanged import refuse_changed_members
 from ensemble_distill.data.decoded import decodes, is_decoded
 from ensemble_distill.data.plan import SplitPlan
+from ensemble_distill.data.source import positions_of
 from ensemble_distill.errors import CacheError, EdistillError
 from ensemble_distill.facts import TRAINED, names_in
+from ensemble_distill.settings import StudentSettings
+from ensemble_distill.teachers.answering import Answering
 from ensemble_distill.teachers.teacher import Teacher
+from ensemble_distill.teachers.tried import TriedFirst
 from ensemble_distill.training.asked import Learned
 from ensemble_distill.training.rows import CachedSplit
 from ensemble_distill.workspace.splits import class_names, student_preprocessing
@@ -75,6 +80,8 @@ def open_learned(workspace: Workspace, plans: Mapping[str, SplitPlan], needs: fr
     teachers = cached_teachers(workspace, plans)
     cache, settings = learned_from(workspace), workspace.settings
     splits = {name: cached_split(cache, name, plan) for name, plan in plans.items()}
+    taken = _taken_apart(settings.student, teachers, cache, positions_of(sources["train"]))
+    refuse_changed_members(cache, workspace.split, workspace.split_names, taken)
     manifest = cache.manifest
     return Learned(
         task=manifest.settled,
@@ -87,6 +94,16 @@ def open_learned(workspace: Workspace, plans: Mapping[str, SplitPlan], needs: fr
             settings.student.preprocessing, manifest.members, next(iter(sources.values()))
         ),
     )
+
+
+def _taken_apart(
+    student: StudentSettings, teachers: Sequence[Teacher], cache: Cache, positions: int | None
+) -> Iterator[Answering]:
+    """The members whose modules may become the student's, opened one at a time."""
+    task = cache.manifest.settled
+    for teacher in teachers:
+        if teacher.member.name == student.init or student.from_members or student.share:
+            yield TriedFirst(teacher.open(type(task), positions), len(task.names) or None, lambda told: None)
 
 
 def _validation(workspace: Workspace, cache: Cache, needs: frozenset[str]) -> CachedSplit | None:
