@@ -14,7 +14,6 @@ from ensemble_distill.errors import EdistillError, first_few
 from ensemble_distill.facts import Member, numbered
 from ensemble_distill.tasks.checks import class_order
 from ensemble_distill.tasks.checks import labels as checks
-from ensemble_distill.tasks.checks.remedies import remedy
 from ensemble_distill.tasks.conformal import Conformal, Sets
 from ensemble_distill.tasks.figures import UNCERTAINTIES, Figures, Values, each_member, means
 from ensemble_distill.tasks.of_logits import LAST_DIGITS, LOGITS_APART, NATS_APART, OfLogits
@@ -58,12 +57,7 @@ class Classification(OfLogits):
                 f"The members disagree in their number of classes: {listed}. An ensemble shares its classes: remove "
                 "the members of another task from teachers.path."
             )
-        first, number = next(iter(widths.items()))
-        if number < 2:
-            raise EdistillError(
-                f"The members return {number} output a row, and a classifier has one per class, two at least: of a "
-                f"single logit z, (0, z). {remedy(Member(first, ''), 'out * out.new_tensor([0, 1])')}"
-            )
+        number = next(iter(widths.values()))
         inside = {name: source for name, source in splits.items() if not name.startswith("ood/")}
         named = {name: source.classes for name, source in inside.items() if source.classes is not None}
         _refuse_other_names(named)
@@ -104,8 +98,17 @@ class Classification(OfLogits):
         if least < 0 or most >= len(self.classes):
             raise EdistillError(
                 f"{named} has label {most if most >= len(self.classes) else least}, but {owner} classes 0 to "
-                f"{len(self.classes) - 1}. Give the data the members were trained on."
+                f"{len(self.classes) - 1}. {self._as_numbers(labels)}"
             )
+
+    def _as_numbers(self, labels: Array) -> str:
+        """What to do about labels that are no numbers of classes."""
+        if len(np.unique(labels)) == len(self.classes):
+            return (
+                "Number the classes from 0, in the order of the members' outputs; if that is the labels' own order, "
+                "store y = numpy.unique(y, return_inverse=True)[1]."
+            )
+        return "Give the data the members were trained on."
 
     # --- labels and members -------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -134,3 +135,30 @@ def test_honest_networks_are_not_called_sigmoids(count: int, steps: int) -> None
 def test_little_shows_nothing() -> None:
     assert of_split(np.full((900, 1), 0.3, np.float32), np.zeros((900, 1), int)) is None
     assert of_split(np.full((2000, 3), 0.3, np.float32), np.zeros((2000, 3), int)) is None
+
+
+@pytest.mark.parametrize("output", ["logits", "probabilities"])
+@pytest.mark.parametrize("sigmoid", [False, True])
+@pytest.mark.parametrize("column", [False, True])
+def test_one_number_of_two_classes_becomes_two_as_the_message_says(output: str, sigmoid: bool, column: bool) -> None:
+    """The message never sends a sigmoid to (0, p), nor to p / p."""
+    task, z = open_task("classification"), torch.linspace(-3, 3, 9)
+    said = z.sigmoid() if sigmoid else z
+    out = said[:, None] if column else said
+    member = Member("m7", "0" * 64, output)
+    with pytest.raises(EdistillError, match=r"returns (1 number|\(9,\))") as caught:
+        task.answers(task.joined(out, 9, member), member, "test", range(9))
+    line = re.search(r"lambda module, inputs, out: (.*)\)$", str(caught.value))
+    assert line is not None
+    set_to = re.search(r'Set teachers\.output = "(\w+)"', str(caught.value))
+    pair = eval(line[1], {"out": out})
+    found = torch.from_numpy(answered("classification", pair, output if set_to is None else set_to[1]))
+    assert torch.allclose(found.softmax(1)[:, 1], z.sigmoid(), atol=1e-5)
+
+
+def test_labels_that_leave_out_numbers_are_to_be_numbered() -> None:
+    class Rows:
+        classes, labels = None, np.array([0, 5, 9, 5])
+
+    with pytest.raises(EdistillError, match=r"label 9, but the members have classes 0 to 2.*numpy\.unique\(y, return"):
+        open_task("classification").found({"train": Rows()}, {"m7": 3}, None)  # type: ignore[dict-item]

@@ -222,7 +222,7 @@ def test_the_line_of_the_message_leads_on(tmp_path: Path) -> None:
 
 def test_a_single_logit_is_made_two_as_the_message_says(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "tiny", 2)
-    for returned, wanted in (("z[:, :1]", "return 1 output a row"), ("z[:, 0]", "returns (7,) for 7 rows")):
+    for returned, wanted in (("z[:, :1]", "returns 1 number a row"), ("z[:, 0]", "returns (7,) for 7 rows")):
         with pytest.raises(EdistillError, match=re.escape(wanted)) as caught:
             cache_logits(only_ood(now(folder, returned)))
         cache_logits(only_ood(now(folder, returned, line_of(caught.value))), overwrite=True)

@@ -13,7 +13,8 @@ from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member
 from ensemble_distill.tasks.checks.remedies import remedy
 
-OF_ONE = "out.unsqueeze(1) * out.new_tensor([0, 1])"  # two logits from a single one for "not class 0"
+OF_LOGIT = "out * out.new_tensor([0, 1])"  # two logits (0, z) from a single one
+OF_SHARE = "out * out.new_tensor([-1, 1]) + out.new_tensor([1, 0])"  # two probabilities (1 - p, p) from a single one
 SHARED = "out / out.sum(-1, keepdim=True)"
 SUSPICIOUS = 8  # rows that must all look like probabilities
 WITHIN = 1e-3  # how far beyond 0 and 1 rounding may push a probability
@@ -25,7 +26,7 @@ FLOOR = 1e-7  # members' probabilities are raised to this before the logarithm
 
 
 def joined(
-    raw: Any, rows: int, member: Member, wanted: str = "a classifier returns (rows, classes)", of_one: str = OF_ONE
+    raw: Any, rows: int, member: Member, wanted: str = "a classifier returns (rows, classes)", of_one: str = ""
 ) -> Tensor:
     """The output as one tensor (B, K). Raises EdistillError if it is not one.
 
@@ -34,7 +35,7 @@ def joined(
         rows: B.
         member: the member.
         wanted: the required output in words.
-        of_one: an expression that makes it from a single number per row.
+        of_one: an expression that makes it from a single number per row; by default two classes, see `_of_one`.
     """
     if isinstance(raw, Tensor):
         raw = raw.detach().to_dense() if raw.is_sparse else raw.detach()
@@ -53,6 +54,11 @@ def checked(values: NDArray[np.float32], member: Member, split: str, rows: Seque
         EdistillError: an output is NaN or infinite, or the outputs are not what `teachers.output` says.
     """
     refuse_not_finite(values, member, split, rows)
+    if values.shape[1] == 1:
+        raise EdistillError(
+            f"Member {member.name} returns 1 number a row, and a classifier has one per class, two at least: "
+            f"{_of_one(values, member, 'out')}"
+        )
     if member.output == "logits" and _are_shares(values):
         raise EdistillError(
             f"Member {member.name} is said to return logits, but at rows {rows[0]} to {rows[-1]} of {split} they are "
@@ -136,8 +142,27 @@ def tensor_in_data_order(values: Tensor, member: Member) -> Tensor:
 def _as_matrix(raw: Any, rows: int, member: Member, of_one: str) -> str:
     """What to do about an output of a wrong shape."""
     if isinstance(raw, Tensor) and raw.dim() != 2 and raw.numel() and len(raw.reshape(-1)) % rows == 0:
-        return remedy(member, "out.flatten(1)" if raw.dim() > 2 else of_one)
+        if raw.dim() == 1 and not of_one:
+            return _of_one(raw.float().cpu().numpy(), member, "out.unsqueeze(1)")
+        return remedy(member, "out.flatten(1)" if raw.dim() > 2 else of_one or "out.unsqueeze(1)")
     return "Let its module do so (teachers.model)."
+
+
+def _of_one(values: NDArray[np.float32], member: Member, column: str) -> str:
+    """What to do about a single number per row: a logit z of class 1 stands for (0, z), a probability p for (1 - p, p).
+
+    Args:
+        column: the Python expression of the numbers as (B, 1).
+    """
+    between = bool(values.min() >= -WITHIN and values.max() <= 1 + WITHIN)
+    shares = between and (member.output == "probabilities" or len(values) >= SUSPICIOUS)
+    output, pair = (
+        ("probabilities", "probability p of class 1 stands for (1 - p, p)")
+        if shares
+        else ("logits", "logit z of class 1 stands for (0, z)")
+    )
+    set_it = "" if member.output == output else f' Set teachers.output = "{output}".'
+    return f"a single {pair}.{set_it} {remedy(member, (OF_SHARE if shares else OF_LOGIT).replace('out', column, 1))}"
 
 
 def refuse_sigmoids(values: NDArray[np.float32], member: Member, split: str, rows: Sequence[int]) -> None:
@@ -147,7 +172,7 @@ def refuse_sigmoids(values: NDArray[np.float32], member: Member, split: str, row
     logits of a row, so an honest member's logits seldom lie there, except small ones of a network that has hardly
     learned. A user whose logits do can add a constant.
     """
-    inside = len(rows) >= SUSPICIOUS and values.min() >= 0 and values.max() <= 1
+    inside = len(rows) >= SUSPICIOUS and values.shape[1] > 1 and values.min() >= 0 and values.max() <= 1
     sure = inside and np.median(values.max(axis=1)) > 0.5 and values.min() < values.max()
     if member.output != "logits" or not sure or _are_shares(values):  # `checked` refuses those
         return
