@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +26,35 @@ LONG = 20.0  # milliseconds beyond which a pass is not made twice
 BUDGET = 3.0  # seconds per model; large ones are timed less often, but at least three times
 APART = 1e-4  # relative to the largest number: how far a batch's outputs may differ from the modules' own
 LARGEST = 2**26  # parameters of all members: larger ones gain nothing from a batch, which copies them
+
+
+def _as_batches(_: Any, first: Sequence[int], second: Sequence[int], **__: Any) -> int:
+    return 2 * math.prod(first) * second[-1]
+
+
+def _as_triples(*of: Any, **__: Any) -> int:
+    """Two floating-point operations for each product of three numbers.
+
+    Args:
+        of: three shapes, then for each of them the dimensions of size 1 that broadcasting adds to it.
+    """
+    sizes: list[int] = []
+    for shape, added in zip(of[:3], of[3:6], strict=True):
+        left = iter(shape)
+        own = [1 if at in added else next(left) for at in range(len(shape) + len(added))]
+        sizes = own if not sizes else [max(pair) for pair in zip(sizes, own, strict=True)]
+    return 2 * math.prod(sizes)
+
+
+# the floating-point operations of products that torch's counter takes to be free, from the shapes of their arguments
+BESIDE: Mapping[Any, Callable[..., int]] = {
+    torch.ops.aten.mv: lambda matrix, *_, **__: 2 * math.prod(matrix),
+    torch.ops.aten.addmv: lambda _, matrix, *__, **___: 2 * math.prod(matrix),
+    torch.ops.aten.dot: lambda vector, *_, **__: 2 * math.prod(vector),
+    torch.ops.aten.vdot: lambda vector, *_, **__: 2 * math.prod(vector),
+    torch.ops.aten.addbmm: _as_batches,
+    torch.ops.aten._trilinear: _as_triples,  # bilinear layers
+}
 
 Model = tuple[Sequence[nn.Module], Sequence[Tensor]]  # modules, and an input (1, ...) for each
 
@@ -154,7 +185,7 @@ def _counted(modules: Sequence[nn.Module], inputs: Sequence[Tensor]) -> tuple[in
         return None, None
     macs = 0
     for module, x in zip(modules, inputs, strict=True):
-        with _unfused(), FlopCounterMode(display=False) as counter:
+        with _unfused(), FlopCounterMode(display=False, custom_mapping=dict(BESIDE)) as counter:
             module(x.clone())
         macs += counter.get_total_flops() // 2
     return sum(p.numel() for module in modules for p in module.parameters()), macs

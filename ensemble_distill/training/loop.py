@@ -180,10 +180,12 @@ class Training:
                 state = self._following(state)
             self._step(state, rows)
             self.progress.advance(1, None if state.summary.latest is None else {"loss": state.summary.latest})
+            state.summary.seconds += time.monotonic() - started
+            started = time.monotonic()
             epoch, within = divmod(state.step, an_epoch)
             kept = within == 0 and self._keeps(epoch)
             if within == 0:
-                self._end_epoch(state, time.monotonic() - started, kept)
+                self._end_epoch(state, kept)
                 started = time.monotonic()
             if kept or self._is_due(state, time.monotonic() - last_save > 60 * minutes):
                 self._save(state)
@@ -337,7 +339,7 @@ class Training:
         epochs, plateau = self.setup.settings.epochs, self.setup.settings.sched == "plateau"
         return plateau or epoch == epochs or epoch % math.ceil(epochs / KEPT) == 0
 
-    def _end_epoch(self, state: State, seconds: float, kept: bool) -> None:
+    def _end_epoch(self, state: State, kept: bool) -> None:
         self._read(state)
         stage = self.setup.stages[state.stage]
         facts = {
@@ -353,7 +355,7 @@ class Training:
                 self._forward.learning(student)
             if isinstance(state.scheduler, Plateau):
                 state.scheduler.end_epoch(validated)
-        state.summary.end_epoch(facts, {**validated, "seconds": round(seconds, 2)})
+        state.summary.end_epoch(facts, validated)
         self.log.add(state.step, {k: v for k, v in state.summary.table[-1].items() if isinstance(v, int | float)})
         if kept:
             self.place.own()  # every part of the student has run once by now, so the run it replaces may go

@@ -26,6 +26,7 @@ class Summary:
         table: one row per epoch.
         losses: losses of the current epoch that have been read.
         watched: other figures of these steps, by name; see `Stage.watch`.
+        seconds: what the current epoch took so far, of earlier processes too, without validation.
         latest: the last loss that was read.
         unread: losses and figures of later steps, still on the device: reading them waits for it.
     """
@@ -33,6 +34,7 @@ class Summary:
     table: list[dict[str, Any]] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     watched: dict[str, list[float]] = field(default_factory=dict)
+    seconds: float = 0.0
     latest: float | None = None
     unread: list[tuple[Tensor, dict[str, Tensor]]] = field(default_factory=list)
 
@@ -59,11 +61,12 @@ class Summary:
     def end_epoch(self, before: Mapping[str, Any], behind: Mapping[str, Any]) -> None:
         """Close an epoch whose steps have all been read.
 
-        Its row has the columns of `before`, the means over its steps, and the columns of `behind`.
+        Its row has the columns of `before`, the means over its steps, the columns of `behind`, and its seconds.
         """
         means = {name: sum(values) / len(values) for name, values in self.watched.items()}
         loss = sum(self.losses) / len(self.losses)
-        self.table.append({**before, "train_loss": loss, **means, **behind})
+        self.table.append({**before, "train_loss": loss, **means, **behind, "seconds": round(self.seconds, 2)})
+        self.seconds = 0.0
         self.losses.clear()
         self.watched.clear()
 
@@ -78,12 +81,12 @@ class Summary:
 
     def saved(self) -> dict[str, Any]:
         """The summary for a checkpoint, once all is read; for `restored`."""
-        return {"table": self.table, "losses": self.losses, "watched": self.watched}
+        return {"table": self.table, "losses": self.losses, "watched": self.watched, "seconds": self.seconds}
 
     @classmethod
     def restored(cls, saved: Mapping[str, Any]) -> Self:
-        # a checkpoint may be older than `watched`
-        return cls(saved["table"], saved["losses"], saved.get("watched", {}))
+        # a checkpoint may be older than `watched` and `seconds`
+        return cls(saved["table"], saved["losses"], saved.get("watched", {}), saved.get("seconds", 0.0))
 
 
 _Told = list[tuple[float, dict[str, float]]]  # for each step its loss, and figures by name

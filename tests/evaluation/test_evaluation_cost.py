@@ -1,6 +1,6 @@
 """What a prediction costs, for layers whose arithmetic is known."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -33,6 +33,29 @@ class Products(nn.Module):
         return nn.functional.scaled_dot_product_attention(heads, heads, heads)
 
 
+class Applied(nn.Module):
+    """A product that no layer makes, of the first row (6,) and weights."""
+
+    def __init__(self, product: Callable[[Tensor, Tensor], Tensor], *shape: int) -> None:
+        super().__init__()
+        self.product, self.weight = product, nn.Parameter(torch.ones(shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.product(x[0], self.weight)
+
+
+class Bilinear(nn.Module):
+    """Torch's own, of two parts of each position."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Bilinear(4, 3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.inner(x[..., :4], x[..., 4:7])
+        return out
+
+
 SEQUENCE = (10, 16)  # positions, features
 ATTENTION = 2 * 10 * 10 * 16  # scores, and their sums
 PROJECTIONS = 10 * 16 * 16 * 4
@@ -56,6 +79,12 @@ PROJECTIONS = 10 * 16 * 16 * 4
             PROJECTIONS + ATTENTION + 2 * 10 * 16 * 32,
         ),
         (nn.LSTM(16, 8, batch_first=True), SEQUENCE, 4 * 8 * (16 + 8 + 2), 10 * 4 * 8 * (16 + 8)),
+        (Bilinear(), SEQUENCE, 2 * 4 * 3 + 2, 10 * 2 * 4 * 3),
+        (Applied(lambda x, w: w @ x, 5, 6), (6,), 30, 30),
+        (Applied(lambda x, w: torch.addmv(w.sum(1), w, x), 5, 6), (6,), 30, 30),
+        (Applied(torch.dot, 6), (6,), 6, 6),
+        (Applied(torch.vdot, 6), (6,), 6, 6),
+        (Applied(lambda x, w: torch.addbmm(x.new_zeros(4), x.expand(3, 2, 6), w), 3, 6, 4), (6,), 72, 3 * 2 * 6 * 4),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
 )

@@ -108,6 +108,23 @@ def test_a_resumed_training_continues_its_log(folder: Path, kind: str, monkeypat
     assert without_time(found) == without_time(whole)
 
 
+def test_an_epoch_took_what_it_took_before_an_interruption_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+
+    class ASecondAStep(StopsAt):
+        def advance(self, count: int = 1, facts: object = None) -> None:
+            now[0] += self.unit == "steps"
+            super().advance(count, facts)
+
+    monkeypatch.setattr("ensemble_distill.training.loop.time", SimpleNamespace(monotonic=lambda: now[0]))
+    mine = settings(folder, {**HARD, "output.name": "timed", "train.checkpoint-minutes": 1e-9})
+    with pytest.raises(KeyboardInterrupt):
+        train(mine, progress=ASecondAStep(9))
+    assert train(mine, progress=ASecondAStep(1000)).resumed_at == 8
+    header, *rows = [line.split(",") for line in (folder / "runs/timed/summary.csv").read_text().splitlines()]
+    assert [dict(zip(header, row, strict=True))["seconds"] for row in rows] == ["5"] * 4
+
+
 def test_a_torn_line_goes_and_a_figure_that_is_not_finite_is_null(tmp_path: Path) -> None:
     log = jsonl.LOG(LogPlace(tmp_path, "p", "n"))
     log.begin(0)
