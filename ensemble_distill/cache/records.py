@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+import mmap
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, ClassVar
 
@@ -16,12 +16,12 @@ from ensemble_distill.cache.manifest import Manifest
 from ensemble_distill.cache.record_key import RecordKey, SampleKey
 from ensemble_distill.errors import CacheError, EdistillError
 from ensemble_distill.runtime.files import read_whole, refuse_endless, sha256_file
+from ensemble_distill.runtime.open_files import most_maps
 
 IN_MEMORY = 1 << 27  # bytes of a split's records up to which they are held in memory; larger ones are mapped
 VERIFIED = 1 << 30  # bytes of a split's records up to which their checksums are compared on opening
 HEADER = 1 << 16  # maximum bytes of a record file before its records
 AT_ONCE = 8192  # rows that `answered` reads at a time
-OPEN_MAPS = 512  # maximum open maps: each holds a file descriptor, and systems allow about 1,024
 
 
 class Records:
@@ -58,7 +58,11 @@ class Records:
         self._sums = [[manifest.records[key] for key in row] for row in keys]
         size = self.split.rows * self._record.itemsize * views * len(self.members)
         self._held: NDArray[np.void] | None = None  # (views, M, rows)
-        self._open = lru_cache(maxsize=OPEN_MAPS)(self._map)
+        self._starts: dict[tuple[int, int], int] = {}  # of the records in each file, by member and view
+        # the first files stay mapped, the others are mapped for each read. To keep those used last instead would keep
+        # none: a batch reads all files in turn
+        self._maps: dict[tuple[int, int], NDArray[np.void]] = {}
+        self._most_maps = most_maps()
         # find a damaged record here rather than in the middle of a training. For large ones only the size is checked,
         # since hashing takes minutes: `edistill verify` does that
         if size <= IN_MEMORY:
@@ -97,15 +101,29 @@ class Records:
         if self._held is not None:
             found = self._held[views, :, rows]  # one gather for all members: (B, M)
             return self._format.decode(found.reshape(-1)).reshape(*found.shape, *self._format.shape)
-        outputs = np.empty((len(rows), len(self.members), *self._format.shape), np.float32)
+        found = np.empty((len(self.members), len(rows)), self._record)
         for view in np.unique(views):
             here = np.flatnonzero(views == view)
+            wanted = rows[here]
             for m in range(len(self.members)):
-                outputs[here, m] = self._format.decode(self._open(m, int(view))[rows[here]])
-        return outputs
+                found[m, here] = self._open(m, int(view))[wanted]
+        found = np.ascontiguousarray(found.T)
+        return self._format.decode(found.reshape(-1)).reshape(*found.shape, *self._format.shape)
 
-    def _map(self, member: int, view: int) -> NDArray[np.void]:
-        return np.asarray(mapped(self._paths[member][view], self._record, self.split.rows))  # a memmap indexes slowly
+    def _open(self, member: int, view: int) -> NDArray[np.void]:
+        """A record file (rows,), memory-mapped; its header is checked the first time."""
+        key, path = (member, view), self._paths[member][view]
+        if (found := self._maps.get(key)) is not None:
+            return found
+        try:
+            if key not in self._starts:
+                self._starts[key] = _checked(path, self._record, self.split.rows)
+            found = _mapped(path, self._record, self.split.rows, self._starts[key])
+        except (OSError, ValueError) as error:
+            raise damaged(path, _told(error)) from None
+        if len(self._maps) < self._most_maps:
+            self._maps[key] = found
+        return found
 
     def _read(self, member: int, view: int) -> NDArray[np.void]:
         path = self._paths[member][view]
@@ -121,7 +139,7 @@ class Records:
 def mapped(path: Path, record: np.dtype[np.void], rows: int) -> NDArray[np.void]:
     """A record file (rows,), memory-mapped. Raises EdistillError if the file does not hold that many such records."""
     try:
-        return _mapped(path, record, rows)
+        return _mapped(path, record, rows, _checked(path, record, rows))
     except (OSError, ValueError) as error:
         raise damaged(path, _told(error)) from None
 
@@ -129,7 +147,7 @@ def mapped(path: Path, record: np.dtype[np.void], rows: int) -> NDArray[np.void]
 def problem_of(path: Path, record: np.dtype[np.void], rows: int, sha256: str) -> str | None:
     """What is wrong with a record file, as a sentence; None if it is intact."""
     try:
-        _mapped(path, record, rows)  # first, since it reads only the header
+        _checked(path, record, rows)  # first, since it reads only the header
         found = sha256_file(path)
     except FileNotFoundError:
         return f"{path} is missing"
@@ -138,11 +156,20 @@ def problem_of(path: Path, record: np.dtype[np.void], rows: int, sha256: str) ->
     return None if found == sha256 else f"{path} has sha256 {found[:12]}…, and the manifest says {sha256[:12]}…"
 
 
-def _mapped(path: Path, record: np.dtype[np.void], rows: int) -> NDArray[np.void]:
+def _checked(path: Path, record: np.dtype[np.void], rows: int) -> int:
+    """Where the records start in a file. Raises ValueError if it does not hold `rows` of them."""
     refuse_endless(path)
     with path.open("rb") as file:
-        start = _start(file, path.stat().st_size, record, rows)
-    return np.memmap(path, record, "r", start, (rows,))
+        return _start(file, path.stat().st_size, record, rows)
+
+
+def _mapped(path: Path, record: np.dtype[np.void], rows: int, start: int) -> NDArray[np.void]:
+    """The records (rows,) from `start` to the end of a file, memory-mapped; np.memmap takes ten times as long."""
+    with open(path, "rb") as file:  # noqa: PTH123
+        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    if len(content) != start + rows * record.itemsize:
+        raise ValueError(f"it has {len(content) - start} bytes of records, not {rows * record.itemsize}")
+    return np.frombuffer(content, record, rows, start)
 
 
 def _start(file: BinaryIO, size: int, record: np.dtype[np.void], rows: int) -> int:

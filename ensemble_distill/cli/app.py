@@ -16,6 +16,7 @@ from ensemble_distill.cli.statuses import MISTAKE, exit_statuses
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime import ranks
 from ensemble_distill.runtime.cores import keep_to_limit
+from ensemble_distill.runtime.open_files import raise_limit
 
 # The first line of each command's own help; a test keeps the two equal. Importing the commands to read it would make
 # `edistill --help` build every flag of every command.
@@ -114,4 +115,5 @@ def _common(
 def main() -> None:
     interrupts.install()
     keep_to_limit(os.environ)  # before torch is imported
+    raise_limit()
     app()

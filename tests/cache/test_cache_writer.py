@@ -182,7 +182,7 @@ def test_a_damaged_part_counts_as_absent(tmp_path: Path, damage: Damage) -> None
 def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     if request.param == "mapped":
         monkeypatch.setattr(record_files, "IN_MEMORY", 0)
-        monkeypatch.setattr(record_files, "OPEN_MAPS", 2)
+        monkeypatch.setattr(record_files, "most_maps", lambda: 2)
     return made(tmp_path / "cache")
 
 
@@ -243,7 +243,7 @@ def test_few_maps_are_open_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     if not opened.is_dir():
         pytest.skip("needs /proc")
     monkeypatch.setattr(record_files, "IN_MEMORY", 0)
-    monkeypatch.setattr(record_files, "OPEN_MAPS", 2)
+    monkeypatch.setattr(record_files, "most_maps", lambda: 2)
     made(tmp_path)
     before = len(list(opened.iterdir()))
     records = Cache(tmp_path).open("ood/x", 3)
