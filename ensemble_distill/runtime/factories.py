@@ -9,8 +9,8 @@ import importlib
 import importlib.util
 import re
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 from ensemble_distill.errors import EdistillError, quoted
 from ensemble_distill.runtime.files import read_whole
 from ensemble_distill.runtime.own import told_as_own
+from ensemble_distill.runtime.own_imports import importable
 
 
 def is_factory(text: str) -> bool:
@@ -37,7 +38,8 @@ def load_factory(spec: str, what: str) -> Callable[..., Any]:
 
     The folder of a file is importable while the file is imported and while the factory runs, so that users can split
     code over several files. A file with relative imports is imported as part of its package, whose parent folder is
-    importable too. A package that is not installed is looked up in the working folder. Each file is imported once.
+    importable too. A package that is not installed is looked up in the working folder. Each file is imported once, and
+    gets the modules of its own folder even if another file's folder has others of the same names.
 
     Args:
         spec: `file.py:factory` or `package.module:factory`.
@@ -73,23 +75,12 @@ def load_factory(spec: str, what: str) -> Callable[..., Any]:
     return call
 
 
-@contextmanager
-def _importable(file: Path | None) -> Iterator[None]:
-    """Put the folders of the file and its package before installed packages; without a file, the working folder
-    after them."""
-    before = [] if file is None else [str(file.parent), *([] if (top := _package(file)) is None else [str(top.parent)])]
-    after = [str(Path.cwd())] if file is None else []
-    sys.path[:0] = before
-    sys.path += after
-    try:
-        yield
-    finally:
-        for entry in before:
-            if entry in sys.path:
-                sys.path.remove(entry)
-        for entry in after:
-            if entry in sys.path:  # the last occurrence: the folder may have been on the path before
-                del sys.path[len(sys.path) - 1 - sys.path[::-1].index(entry)]
+def _importable(file: Path | None) -> AbstractContextManager[None]:
+    """Make the folders of the file and its package importable; without a file, the working folder."""
+    if file is None:
+        return importable([], [str(Path.cwd())])
+    package = _package(file)
+    return importable([str(file.parent), *([] if package is None else [str(package.parent)])])
 
 
 def _import_file(file: Path) -> ModuleType:

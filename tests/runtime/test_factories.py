@@ -84,3 +84,28 @@ def test_code_that_could_not_even_be_called_has_no_line(tmp_path: Path) -> None:
         make(depth=0)
     with pytest.raises(EdistillError, match=r"make\(width=3\) raised TypeError: .* 'width'\. Fix it\.$"):
         make(width=3)
+
+
+def test_helpers_of_one_name_in_two_folders_are_two(tmp_path: Path) -> None:
+    """As the `utils.py`, or the package `models`, of two projects whose networks are one ensemble."""
+    for folder in ("one", "other"):
+        (tmp_path / folder / "models").mkdir(parents=True)
+        (tmp_path / folder / "helping.py").write_text(f"WHO = '{folder}'")
+        (tmp_path / folder / "models/__init__.py").write_text("from models.nets import WHO")
+        (tmp_path / folder / "models/nets.py").write_text(f"WHO = '{folder}'")
+        (tmp_path / folder / "model.py").write_text(
+            "import helping, models\ndef make():\n    from models import nets\n    import helping as again\n"
+            "    return helping.WHO, models.WHO, nets.WHO, again.WHO"
+        )
+    before = set(sys.modules)
+    try:
+        made = {name: load_factory(f"{tmp_path / name / 'model.py'}:make", "x") for name in ("one", "other")}
+        for name in ("one", "other", "one"):
+            assert made[name]() == (name,) * 4
+        helping = sys.modules["helping"]
+        assert helping.WHO == "one"  # for what is imported later, as when a network is called
+        assert load_factory(f"{tmp_path / 'one' / 'model.py'}:make", "x")() == ("one",) * 4
+        assert sys.modules["helping"] is helping
+    finally:
+        for name in set(sys.modules) - before:
+            del sys.modules[name]
