@@ -25,7 +25,12 @@ def refuse_other_meaning(writer: Writer, name: str, source: Source, todo: Sequen
     Raises:
         EdistillError: `Asking.check_labels` is on, and a member's answers plainly mean something else.
     """
-    if source.labels is None or name.startswith("ood/") or writer.manifest.is_sampled(name):
+    if (
+        panel.asking.check_labels is None
+        or source.labels is None
+        or name.startswith("ood/")
+        or writer.manifest.is_sampled(name)
+    ):
         return  # a few drawn classes do not suffice to judge; other splits are whole
     manifest, members = writer.manifest, panel.by_name
     for key in todo:

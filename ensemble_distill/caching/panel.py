@@ -26,7 +26,9 @@ class Asking:
         tries_workers: whether a trial decides on the number of workers, because no setting does.
         records, samples: `cache.records` and `cache.samples` of the settings.
         forecast: whether to report how long the pass will take; a chain reports its own forecast.
-        check_labels: whether to refuse a member whose answers contradict the labels, instead of warning about it.
+        check_labels: whether to refuse a member whose answers contradict the labels, instead of warning about it. None
+            to compare nothing, for a generation of a chain: it learned its classes and units from these very data, and
+            if it has hardly learned them, it contradicts them.
         decoded: whether to store decoded images first, and read from there; see `decoding`.
         drawn: ids per position, for splits whose records hold drawn ids only; see `storing`.
     """
@@ -39,7 +41,7 @@ class Asking:
     records: Literal["auto", "dense", "sampled"] = "auto"
     samples: int = 12
     forecast: bool = True
-    check_labels: bool = True
+    check_labels: bool | None = True
     decoded: bool = False
     tries_workers: bool = False
     drawn: Mapping[str, int] = field(default_factory=dict)

@@ -24,7 +24,7 @@ REMEDIES = {
     **dict.fromkeys(("int_parsing", "int_type", "int_from_float"), "Set it to a whole number."),
     **dict.fromkeys(("float_parsing", "float_type", "finite_number"), "Set it to a number."),
     **dict.fromkeys(("bool_parsing", "bool_type"), "Set it to true or false."),
-    "string_type": "Write it in quotes.",
+    "string_type": "Write it in quotes; after --set in two pairs, as '\"7\"', since the shell takes one away.",
 }
 
 Problem = Mapping[str, Any]  # one of `ValidationError.errors()`

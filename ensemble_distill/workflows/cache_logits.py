@@ -52,7 +52,8 @@ def cache_in(workspace: Workspace, *, only: Collection[str] | None = None, overw
     """Bring the cache of an ensemble, or of a generation of a chain, up to date.
 
     Args:
-        only: these splits only, without a forecast or advice about diversity; all configured splits by default.
+        only: these splits only, for a chain: without a forecast, advice about diversity or a comparison with the
+            labels; all configured splits by default.
     """
     started, settings = time.monotonic(), workspace.settings
     if settings.cache.decoded and workspace.pictures is None:  # this command stores them
@@ -80,7 +81,7 @@ def cache_in(workspace: Workspace, *, only: Collection[str] | None = None, overw
         records=settings.cache.records,
         samples=settings.cache.samples,
         forecast=only is None,
-        check_labels=settings.cache.check_labels,
+        check_labels=settings.cache.check_labels if only is None else None,
         tries_workers=settings.train.workers is None and only is None,
         decoded=settings.cache.decoded and workspace.pictures is None,
     )

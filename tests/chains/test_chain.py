@@ -18,10 +18,12 @@ from tiny import contents, refused, refused_and_kept, save_member, settings, uns
 
 from ensemble_distill import load_student
 from ensemble_distill.cache.reader import Cache
+from ensemble_distill.errors import EdistillError
 from ensemble_distill.runs.chain import Chain
 from ensemble_distill.runs.config import StudentConfig
 from ensemble_distill.runtime.files import sha256_file
 from ensemble_distill.settings import load_settings
+from ensemble_distill.tasks.classification import Classification
 from ensemble_distill.workflows.cache_logits import cache_in, cache_logits
 from ensemble_distill.workflows.calibrate import calibrate
 from ensemble_distill.workflows.evaluate import evaluate
@@ -196,6 +198,18 @@ def test_a_grown_chain_is_the_same_chain(folder: Path) -> None:
     assert report.fresh
     assert weights(folder / "runs/grown") == weights(folder / "runs/whole")
     assert len(set(weights(folder / "runs/grown"))) == 3
+
+
+def test_a_generation_that_has_hardly_learned_is_not_taken_for_one_of_other_classes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a trial, --limit 64, or with a few steps: what looks like another class order is none in a chain."""
+
+    def refuse(*args: Any) -> None:
+        raise EdistillError("its outputs look to be in another class order than the data. Name the folders.")
+
+    monkeypatch.setattr(Classification, "refuse_other_meaning", refuse)
+    assert len(chained(folder, "hardly", 2).generations) == 2
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
