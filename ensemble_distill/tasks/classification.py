@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ensemble_distill.predictive.protocol import Family
 
 ECE_BINS = 15
+ON_EDGE = 1e-9  # share of a bin's width
 ROUNDED = 0.01  # how far the sum of a row's float32 probabilities may be from 1
 
 
@@ -252,14 +253,20 @@ def _refuse_other_names(named: Mapping[str, tuple[str, ...]]) -> None:
             )
 
 
-def expected_calibration_error(confidence: ArrayLike, correct: ArrayLike, bins: int = ECE_BINS) -> float:
-    """Mean |accuracy − confidence| over equal-width bins of the top probability, weighted by their numbers of rows.
+def bin_of(confidence: NDArray[np.float64], bins: int) -> NDArray[np.int64]:
+    """The bin of each confidence, 0 to `bins` − 1. Bins have equal width and are closed above, (low, high].
 
-    Bins are closed above: (low, high] (Guo et al. 2017, arXiv:1706.04599).
+    Source: Guo et al. 2017, arXiv:1706.04599. What exceeds an edge by rounding alone is on it, as the mean of members
+    that vote with a few fixed probabilities.
     """
+    index: NDArray[np.int64] = np.ceil(confidence * bins - ON_EDGE).astype(np.int64) - 1
+    return index.clip(0, bins - 1)
+
+
+def expected_calibration_error(confidence: ArrayLike, correct: ArrayLike, bins: int = ECE_BINS) -> float:
+    """Mean |accuracy − confidence| over bins of the top probability, weighted by their row counts; see `bin_of`."""
     confidence, correct = np.asarray(confidence, np.float64), np.asarray(correct, np.float64)
-    index = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
-    gap = np.bincount(index, correct - confidence, minlength=bins)
+    gap = np.bincount(bin_of(confidence, bins), correct - confidence, minlength=bins)
     return float(np.abs(gap).sum() / len(confidence))
 
 

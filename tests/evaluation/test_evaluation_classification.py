@@ -63,6 +63,9 @@ def test_ece_by_hand() -> None:
     # .5 and .6 lie in bins 8 and 10, and do not cancel
     assert expected_calibration_error([0.5, 0.6], [1, 0]) == pytest.approx((0.5 + 0.6) / 2)
     assert expected_calibration_error([0.5, 0.6], [1, 0], bins=1) == pytest.approx(0.05)
+    # .6 is the upper edge of bin 9, and so is a sum of three votes of .2, which is above .6 in float64: with .55 in it,
+    # mean confidence .5833, accuracy 2/3
+    assert expected_calibration_error([0.6, 0.2 + 0.2 + 0.2, 0.55], [1, 1, 0]) == pytest.approx(2 / 3 - 1.75 / 3)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)

@@ -6,12 +6,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 
 from ensemble_distill.evaluation.each_head import EachHead
 from ensemble_distill.evaluation.worth import Ladder, Worth
 from ensemble_distill.reporting.drawing import Picture
-from ensemble_distill.reporting.pictures import heads, ladder
+from ensemble_distill.reporting.pictures import heads, ladder, rejection, reliability
 from ensemble_distill.reporting.seen import Seen
+from ensemble_distill.tasks.classification import Classification
 
 
 def seen_of(kl: list[float], collapsed: list[float], **facts: Any) -> Seen:
@@ -48,3 +50,35 @@ def test_a_student_better_than_its_ensemble_is_worth_more_than_it() -> None:
     assert found.told == told
     assert [found.data["steps"][name]["beyond"] for name in ("nll", "model_uncertainty_l1")] == [True, False]
     assert b"worth more than 4<" in found.svg
+
+
+def seen_rows(confidence: list[float], correct: list[float], uncertainty: list[float]) -> Seen:
+    """What figures of rows are drawn from; the ensemble's rows are the student's."""
+    evaluation: Any = SimpleNamespace(run="hydra-s0", task=Classification(("a", "b")))
+    rows = {
+        "confidence": np.array(confidence),
+        "correct": np.array(correct),
+        "total_uncertainty": np.array(uncertainty),
+    }
+    return Seen(evaluation, (), rows, rows, rows, {}, EachHead(None, None, ()), {}, {})
+
+
+def test_a_confidence_on_an_edge_counts_below_it_as_in_the_calibration_error() -> None:
+    found = reliability.picture(seen_rows([0.5, 0.45, 0.2 + 0.2 + 0.2, 1.0], [1, 0, 1, 1], [0.1] * 4))
+    assert found is not None
+    assert [(of["rows"], round(of["confidence"], 6), of["accuracy"]) for of in found.data["student"]] == [
+        (2, 0.475, 0.5),
+        (1, 0.6, 1.0),
+        (1, 1.0, 1.0),
+    ]
+
+
+def test_equally_uncertain_rows_are_rejected_in_no_order() -> None:
+    """As data sorted by class has them; some differ by rounding alone."""
+    correct = [1.0] * 5 + [0.0] * 5
+    found = rejection.picture(seen_rows([0.9] * 10, correct, [0.1 + 0.2] * 4 + [0.3] * 5 + [0.9]))
+    assert found is not None
+    kept = dict(zip(found.data["rejected"], found.data["student"], strict=True))
+    assert kept[0] == 0.5
+    for share in (0.1, 0.5, 0.9):
+        assert kept[share] == pytest.approx(5 / 9), "of the nine that are equally uncertain, five are right"

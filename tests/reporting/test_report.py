@@ -106,7 +106,7 @@ def test_figures_draw_what_rows_say(made: Path, drawn: dict[str, Any]) -> None:
     for name, mean in of.items():
         confidence, right = mean.max(1), mean.argmax(1) == y
         bins = drawn["figures"]["reliability"]["data"][name]
-        at = np.minimum((confidence * 10).astype(int), 9)
+        at = np.ceil(confidence * 10).astype(int) - 1
         wanted = [(int((at == one).sum()), confidence[at == one].mean(), right[at == one].mean()) for one in set(at)]
         found = [(each["rows"], each["confidence"], each["accuracy"]) for each in bins]
         np.testing.assert_allclose(sorted(found), sorted(wanted), rtol=2e-3, atol=2e-4)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ensemble_distill.evaluation.names import ENSEMBLE, STUDENT
+from ensemble_distill.evaluation.ties import ranks
 from ensemble_distill.reporting.drawing import COLORS, Picture, drawn
 from ensemble_distill.reporting.seen import Seen
 from ensemble_distill.tasks.figures import Values
@@ -24,9 +25,9 @@ def picture(seen: Seen) -> Picture | None:
     key = next((name for name in QUALITY if name in seen.student), None)
     if key is None:
         return None
+    task, unit = seen.evaluation.task, seen.evaluation.task.unit(seen.ensemble)
     found = {
-        model: _kept(seen.evaluation.task, rows, key)
-        for model, rows in ((ENSEMBLE, seen.ensemble), (STUDENT, seen.student))
+        model: _kept(task, rows, key, unit) for model, rows in ((ENSEMBLE, seen.ensemble), (STUDENT, seen.student))
     }
 
     def draw(figure: Figure) -> None:
@@ -52,10 +53,15 @@ def picture(seen: Seen) -> Picture | None:
     )
 
 
-def _kept(task: Task, rows: Values, key: str) -> list[float]:
-    """The figure over the rows kept at each rejected share; rows of equal uncertainty are ordered by index."""
+def _kept(task: Task, rows: Values, key: str, unit: float) -> list[float]:
+    """The figure over the rows kept at each rejected share.
+
+    Where only some rows of equal uncertainty are kept, it is what to expect of any such choice: the data may be sorted.
+    """
     values = task.comparable(rows[key]) if key == "squared_error" else rows[key]
-    each = values.reshape(len(values), -1).mean(1)
-    order = np.argsort(rows["total_uncertainty"], kind="stable")
+    place = ranks(rows["total_uncertainty"], unit)
+    _, tied = np.unique(place, return_inverse=True)
+    each = (np.bincount(tied, values.reshape(len(values), -1).mean(1)) / np.bincount(tied))[tied]
+    order = np.argsort(place, kind="stable")
     found: list[Any] = [each[order[: max(1, round(len(order) * (1 - share)))]].mean() for share in SHARES]
     return [float(np.sqrt(value)) if key == "squared_error" else float(value) for value in found]

@@ -9,6 +9,7 @@ import numpy as np
 from ensemble_distill.evaluation.names import ENSEMBLE, STUDENT
 from ensemble_distill.reporting.drawing import COLORS, OTHER, Picture, drawn
 from ensemble_distill.reporting.seen import Seen
+from ensemble_distill.tasks.classification import bin_of
 from ensemble_distill.tasks.figures import Values
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def picture(seen: Seen) -> Picture | None:
 
 def _binned(rows: Values) -> list[dict[str, Any]]:
     confidence, correct = rows["confidence"], rows["correct"]
-    at = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    at = bin_of(confidence, BINS)
     return [
         {
             "rows": int((at == one).sum()),
