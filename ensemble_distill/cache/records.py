@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from ensemble_distill.cache.manifest import Manifest
 from ensemble_distill.cache.record_key import RecordKey, SampleKey
 from ensemble_distill.errors import CacheError, EdistillError
+from ensemble_distill.runtime import open_files
 from ensemble_distill.runtime.files import read_whole, refuse_endless, sha256_file
-from ensemble_distill.runtime.open_files import most_maps
 
 IN_MEMORY = 1 << 27  # bytes of a split's records up to which they are held in memory; larger ones are mapped
 VERIFIED = 1 << 30  # bytes of a split's records up to which their checksums are compared on opening
@@ -62,7 +62,7 @@ class Records:
         # the first files stay mapped, the others are mapped for each read. To keep those used last instead would keep
         # none: a batch reads all files in turn
         self._maps: dict[tuple[int, int], NDArray[np.void]] = {}
-        self._most_maps = most_maps()
+        self._most_maps = open_files.most_maps()
         # find a damaged record here rather than in the middle of a training. For large ones only the size is checked,
         # since hashing takes minutes: `edistill verify` does that
         if size <= IN_MEMORY:

@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Callable
+from mmap import mmap
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +24,7 @@ from ensemble_distill.cache.record_key import InputKey, RecordKey, key_of
 from ensemble_distill.cache.writer import Writer, blocks
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Member, Preprocessing, Split
+from ensemble_distill.runtime import open_files
 from ensemble_distill.tasks.classification import Classification
 
 ROWS, K, BATCH = 23, 5, 4
@@ -182,7 +185,7 @@ def test_a_damaged_part_counts_as_absent(tmp_path: Path, damage: Damage) -> None
 def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     if request.param == "mapped":
         monkeypatch.setattr(record_files, "IN_MEMORY", 0)
-        monkeypatch.setattr(record_files, "most_maps", lambda: 2)
+        monkeypatch.setattr(open_files, "most_maps", lambda: 2)
     return made(tmp_path / "cache")
 
 
@@ -243,13 +246,41 @@ def test_few_maps_are_open_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     if not opened.is_dir():
         pytest.skip("needs /proc")
     monkeypatch.setattr(record_files, "IN_MEMORY", 0)
-    monkeypatch.setattr(record_files, "most_maps", lambda: 2)
+    monkeypatch.setattr(open_files, "most_maps", lambda: 2)
     made(tmp_path)
     before = len(list(opened.iterdir()))
     records = Cache(tmp_path).open("ood/x", 3)
     for view in (0, 1, 2, 1, 0):
         records.read(range(ROWS), view)
         assert len(list(opened.iterdir())) <= before + 2
+
+
+def test_the_first_maps_stay_open_though_a_batch_reads_all_in_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(record_files, "IN_MEMORY", 0)
+    monkeypatch.setattr(open_files, "most_maps", lambda: 4)
+    records, opened = Cache(made(tmp_path)).open("ood/x", 3), []
+
+    def counted(*given: Any, **named: Any) -> mmap:
+        opened.append(given)
+        return mmap(*given, **named)
+
+    monkeypatch.setattr(record_files.mmap, "mmap", counted)
+    for _ in range(3):
+        records.read(range(ROWS), np.arange(ROWS) % 3)
+    assert len(opened) == 3 * (len(KEYS) - 4)
+
+
+def test_a_record_that_is_cut_while_it_is_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record_files, "IN_MEMORY", 0)
+    monkeypatch.setattr(open_files, "most_maps", lambda: 0)
+    records = Cache(made(tmp_path)).open("ood/x", 3)
+    path = RecordKey("ood/x", "m-b", 2).path(tmp_path)
+    for content in (path.read_bytes()[:-1], b""):
+        path.write_bytes(content)
+        with refused(str(path), "damaged", "run edistill cache-logits"):
+            records.read([0], 2)
 
 
 def test_what_is_not_there_is_named(tmp_path: Path) -> None:
