@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from tiny import refused
 
+from ensemble_distill.cache import records as record_files
 from ensemble_distill.cache.formats import _FORMATS, Format
 from ensemble_distill.cache.manifest import NAME, Manifest, _checksum
 from ensemble_distill.cache.reader import Cache
@@ -66,6 +68,27 @@ def test_a_cache_says_which_rows_are_answered(tmp_path: Path) -> None:
     alone = cache.only("a")
     assert alone.manifest.unanswered == {}
     assert not alone.open("train").partial
+
+
+def test_which_rows_are_answered_in_every_view_is_read_a_few_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    silent = {(0, 1): [2, 9], (1, 1): [0, 10], (1, 0): [5]}  # of a view and a member
+    manifest = made(tmp_path).manifest
+    keys = [RecordKey("train", member.name, 1) for member in MEMBERS]
+    writer = Writer(tmp_path, manifest)
+    for view in (0, 1):
+        for key in (replace(key, view=view) for key in KEYS):
+            said = np.random.default_rng(0).normal(size=(ROWS, K)).astype(np.float32)
+            said[silent.get((view, KEYS.index(replace(key, view=0))), [])] = np.nan
+            for block in blocks(ROWS, BATCH, 1):
+                writer.put(block, {key: manifest.format.encode(said[block.start : block.stop])})
+    writer.join([*KEYS, *keys], ROWS, BATCH)
+    wanted = np.ones((ROWS, 2), bool)
+    wanted[[2, 9, 0, 10], 1] = wanted[5, 0] = False
+    for rows in (4, 8192):
+        monkeypatch.setattr(record_files, "AT_ONCE", rows)
+        assert_array_equal(Cache(tmp_path).open("train", 2).answered(), wanted)
 
 
 def test_its_format_is_another_and_that_of_others_stays(tmp_path: Path) -> None:

@@ -42,7 +42,9 @@ def every_draw(q: Numbers, n: int) -> Iterator[tuple[float, NDArray[np.int64]]]:
         yield high - low, drawing.drawn_ids(q[None], n, np.array([(low + high) / 2]))[0]
 
 
-def recorded(logits: NDArray[np.float32], ids: NDArray[np.int64], dtype: str = "float32") -> Sampled:
+def recorded(
+    logits: NDArray[np.float32], ids: NDArray[np.int64], dtype: str = "float32", weights: Tensor | None = None
+) -> Sampled:
     """What is read of a record of a row of members (M, K) at these ids."""
     n, p = len(ids), drawing.probabilities(logits)
     q = drawing.pooled(p)
@@ -51,7 +53,7 @@ def recorded(logits: NDArray[np.float32], ids: NDArray[np.int64], dtype: str = "
     of_ids, of_said = Format("drawn", (2 * n + 1,), "uint16"), Format("sampled", (n + 1,), dtype)
     there = of_ids.decode(of_ids.encode(drawn[0]))[:, None]
     kept = np.stack([of_said.decode(of_said.encode(said[:, m])) for m in range(len(p))], 1)
-    return Sampled.of(torch.from_numpy(weighed(kept, there)).double(), None)
+    return Sampled.of(torch.from_numpy(weighed(kept, there)).double(), weights)
 
 
 def loss_and_gradient(teacher: Predictive, raw: Tensor, member: int | None) -> tuple[Tensor, Tensor]:
@@ -106,15 +108,25 @@ def test_repeats_by_rounding_are_replaced_by_others() -> None:
     assert found.tolist() == [0, 1, 2]
 
 
+def test_every_row_in_every_view_of_every_split_is_drawn_by_numbers_of_its_own() -> None:
+    places = [(0, "train", 0, 0), (1, "train", 0, 0), (0, "transfer", 0, 0), (0, "train", 1, 0), (0, "train", 0, 1)]
+    drawn = np.stack([drawing.uniforms_of(*place, 40) for place in places])
+    assert ((drawn >= 0) & (drawn < 1)).all()
+    assert len(np.unique(drawn)) == drawn.size
+    assert_allclose(drawing.uniforms_of(*places[3], 40), drawn[3], rtol=0)
+
+
 # --- what is learned from it ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("member", [*range(MEMBERS), None])
-@pytest.mark.parametrize("n", [2, 4])
-def test_loss_and_gradient_are_those_of_all_classes_on_average(n: int, member: int | None) -> None:
-    logits = members(2.0)
+@pytest.mark.parametrize(("spread", "n"), [(2.0, 2), (2.0, 4), (0.3, 2)])
+def test_loss_and_gradient_are_those_of_all_classes_on_average(spread: float, n: int, member: int | None) -> None:
+    """Also where the likeliest class, which is certain, is not likely enough to be certain otherwise."""
+    logits = members(spread)
     raw = torch.randn(1, 1, CLASSES, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     q = drawing.pooled(drawing.probabilities(logits))
+    assert (q.max() > drawing.thresholds(q[None], n)[0]) == (spread > 1)
     draws = [(share, recorded(logits, ids)) for share, ids in every_draw(q, n)]
     assert len(draws) > 2
     whole = Categorical(torch.from_numpy(logits).double()[None])
@@ -174,11 +186,19 @@ def test_members_count_by_their_weights() -> None:
     raw = torch.randn(1, 1, CLASSES, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     total = np.zeros(())
     for chance, ids in every_draw(drawing.pooled(drawing.probabilities(logits)), 3):
-        one = recorded(logits, ids)
-        weighted = Sampled(one.ids, one.weight, one.log_p, one.top, share)
-        total = total + chance * weighted.pooled().kl(Categorical(raw))[0, 0].numpy()
+        total = total + chance * recorded(logits, ids, weights=share).pooled().kl(Categorical(raw))[0, 0].numpy()
     whole = Categorical(torch.from_numpy(logits).double()[None], share)
     assert_allclose(total, whole.pooled().kl(Categorical(raw))[0, 0], rtol=1e-5)
+
+
+def test_a_member_for_whom_an_id_is_impossible_adds_nothing_to_its_probability() -> None:
+    logits, ids = members(1.0), np.arange(4)
+    logits[0, 1] = logits[:, 2] = -1e4
+    found = recorded(logits, ids).mixture()
+    p = drawing.probabilities(logits).mean(0)[ids]
+    assert_allclose(found.log_p[0, 0, [0, 1, 3]], np.log(p[[0, 1, 3]]), rtol=1e-5)
+    assert found.weight[0, 0, 2] == 0
+    assert found.log_p.isfinite().all()
 
 
 ASKED: dict[str, Callable[[Sampled], object]] = {

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy.special import log_softmax, logsumexp, rel_entr, softmax
 from scipy.stats import entropy, spearmanr
 
+from ensemble_distill.evaluation import offsets
 from ensemble_distill.evaluation.controls import controls
 from ensemble_distill.evaluation.fidelity import fidelity
 from ensemble_distill.evaluation.halves import SPLITS, halves, halves_rows
@@ -204,6 +205,24 @@ def test_of_many_rows_evenly_spread_ones_are_kept_for_the_offsets() -> None:
     assert some["offsets"] != whole["offsets"]
     assert some["offsets"]["model_uncertainty_ratio"] == pytest.approx(1, abs=1e-5)
     assert {**some, "offsets": None} == {**whole, "offsets": None}
+
+
+def test_offsets_are_the_same_however_many_rows_fit_into_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, _ = controlled("classification", classes(), classes(1))
+    monkeypatch.setattr(offsets, "CHUNK", 7 * M * K)
+    some, _ = controlled("classification", classes(), classes(1))
+    for name in known(whole["offsets"]):
+        assert some["offsets"][name] == pytest.approx(whole["offsets"][name], rel=1e-4), name
+
+
+def test_the_best_offsets_are_chosen_on_evenly_spread_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every second row has a twin before it, so that half of the rows say what all do."""
+    logits, heads = (np.repeat(classes(seed)[: N // 2], 2, axis=0) for seed in (0, 1))
+    whole, _ = controlled("classification", logits, heads)
+    monkeypatch.setattr(offsets, "SAMPLE", N * M * K // 2)
+    some, _ = controlled("classification", logits, heads)
+    for name in known(whole["offsets"]):
+        assert some["offsets"][name] == pytest.approx(whole["offsets"][name], rel=1e-4), name
 
 
 # --- numbers ----------------------------------------------------------------------------------------------------

@@ -12,13 +12,16 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from ensemble_distill.evaluation import ladder
 from ensemble_distill.evaluation.ladder import Climb, drawn
 from ensemble_distill.evaluation.worth import is_beyond, rung, scaled_l1, worth
 from ensemble_distill.predictive import open_family
+from ensemble_distill.predictive.answered import those_who_answer
 from ensemble_distill.predictive.protocol import Family
 
 Floats = NDArray[np.float64]
 ROWS, MEMBERS, CLASSES = 40, 5, 4
+WEIGHTS = np.array([0.4, 0.3, 0.0, 0.2, 0.1])
 
 
 def climbed(family: Family, raw: Floats, y: Any, weights: Floats | None, average: Any = "probabilities") -> Any:
@@ -28,7 +31,10 @@ def climbed(family: Family, raw: Floats, y: Any, weights: Floats | None, average
     of = None if weights is None else torch.tensor(weights)
     for start in range(0, len(raw), 16):
         rows = slice(start, start + 16)
-        said = family.predictive(torch.tensor(raw[rows]), of, average)
+        said, own = torch.tensor(raw[rows]), of
+        if np.isnan(raw).any():
+            said, own = those_who_answer(said, of)
+        said = family.predictive(said, own, average)
         climb.add(said, None if y is None else torch.tensor(y[rows]))
     return climb.ladder()
 
@@ -47,7 +53,7 @@ def l1(theirs: Floats, ensemble: Floats) -> float:
     return float(np.abs(scaled - ensemble).mean() / ensemble.mean())
 
 
-@pytest.mark.parametrize("weights", [None, np.array([0.4, 0.3, 0.0, 0.2, 0.1])])
+@pytest.mark.parametrize("weights", [None, WEIGHTS])
 @pytest.mark.parametrize("average", ["probabilities", "logits"])
 def test_classes(average: str, weights: Floats | None) -> None:
     rng = np.random.default_rng(0)
@@ -127,6 +133,35 @@ def test_several_answers_are_what_the_family_says_of_each_subset(family: str, wi
     np.testing.assert_allclose(found.nll, nll, rtol=1e-9)
     np.testing.assert_allclose(found.mean_kl, kl, rtol=1e-6, atol=1e-12)
     np.testing.assert_allclose(found.model_uncertainty_l1, apart, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("partial", [False, True], ids=["whole", "partial"])
+def test_sub_ensembles_are_the_same_however_many_fit_into_memory(
+    monkeypatch: pytest.MonkeyPatch, partial: bool
+) -> None:
+    rng = np.random.default_rng(4)
+    z, y = rng.normal(scale=2, size=(ROWS, MEMBERS, CLASSES)), rng.integers(0, CLASSES, ROWS)
+    if partial:
+        silent = rng.random((ROWS, MEMBERS)) < 0.4
+        silent[:, 0] = False
+        z[silent] = np.nan
+    whole = climbed(open_family("categorical"), z, y, WEIGHTS)
+    monkeypatch.setattr(ladder, "AT_ONCE", 3 * 16 * CLASSES)  # three of a batch
+    for name, values in climbed(open_family("categorical"), z, y, WEIGHTS).to_json().items():
+        np.testing.assert_allclose(values, getattr(whole, name), rtol=1e-9, atol=1e-12)
+
+
+def test_of_many_rows_evenly_spread_ones_are_kept_for_the_ladder_of_uncertainty(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rng = np.random.default_rng(5)
+    z, y = rng.normal(scale=2, size=(ROWS, MEMBERS, CLASSES)), rng.integers(0, CLASSES, ROWS)
+    whole, every_third = (climbed(open_family("categorical"), some, y[: len(some)], None) for some in (z, z[::3]))
+    monkeypatch.setattr(ladder, "KEPT", (2**MEMBERS - 1) * ROWS // 3 + 1)  # of batches of 16, whose starts are not
+    found = climbed(open_family("categorical"), z, y, None)
+    assert found.model_uncertainty_l1 == pytest.approx(every_third.model_uncertainty_l1)
+    assert found.model_uncertainty_l1 != pytest.approx(whole.model_uncertainty_l1)
+    assert (found.nll, found.mean_kl) == (whole.nll, whole.mean_kl)
 
 
 def test_without_labels_or_disagreement_there_is_no_ladder_of_it() -> None:

@@ -54,6 +54,23 @@ def test_for_classes_it_is_the_logarithm_of_the_members_mean(
     assert np.abs(wanted - target).mean() > 0.1  # no perfect fit: it is least squares
 
 
+def test_each_head_is_solved_for_from_its_own_hidden_layer() -> None:
+    (stage,) = stages("hydra", closed_form=True, ridge=1e-9, hinton_share=0)
+    student = stage.start(a_student())
+    batches = [a_batch(seed=seed) for seed in range(20)]
+    x = torch.randn(20 * B, FEATURES, dtype=torch.float64)
+    assert stage.fit is not None
+    with torch.no_grad():
+        for parameter in student.heads.parameters():
+            parameter.copy_(torch.randn(parameter.shape))
+        stage.fit(student, zip(student.body(x).split(B), batches, strict=True))
+        seen, said = student.heads.hidden(student.body(x)), student(x)
+    target = np.concatenate([np.asarray(batch.teacher.logits) for batch in batches])  # type: ignore[attr-defined]
+    target -= target.mean(-1, keepdims=True)
+    for head in range(M):
+        assert_allclose(said[:, head], least_squares(seen[:, head].numpy(), target[:, head]), atol=1e-4)
+
+
 @pytest.mark.parametrize(("name", "t"), [("kd", 1.0), ("kd", 2.5), ("ban", 1.0)])
 def test_for_numbers_it_is_the_moments_of_the_members_mixture(name: str, t: float) -> None:
     seen, said, batches = begun(name, "regression", **({"temperature": t} if name == "kd" else {}))

@@ -52,6 +52,18 @@ def test_the_temperature_is_held_then_falls_in_a_line_to_1() -> None:
     assert {annealed(EnDDOptions(first_temperature=1), progress) for progress in (0.01, 0.5, 1)} == {1}
 
 
+def test_the_default_temperature_is_that_of_the_steps_there_are() -> None:
+    batch, student = a_batch(), Dirichlet(torch.randn(B, 1, K, dtype=torch.float64))
+    (default,), (three,), (ten,) = (
+        stages("endd"),
+        stages("endd", first_temperature=3),
+        stages("endd", first_temperature=10),
+    )
+    for step, same, other in ((Step(0, 9_999), three, ten), (Step(0, 10_000), ten, three)):
+        assert_close(default.loss(batch, student, step), same.loss(batch, student, step))
+        assert float(default.loss(batch, student, step)) != pytest.approx(float(other.loss(batch, student, step)))
+
+
 def test_validation_is_at_temperature_1() -> None:
     batch = a_batch()
     student = Dirichlet(torch.randn(B, 1, K, dtype=torch.float64))

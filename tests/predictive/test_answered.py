@@ -100,6 +100,22 @@ def test_who_has_no_head_for_each_member_is_compared_as_it_is() -> None:
     whole = family.predictive(torch.zeros(B, M, W), None, "probabilities")
     assert matched(whole, whole) is whole
     assert answering(whole) is None
+    outputs = torch.zeros(B, 1, W)
+    outputs[0] = torch.nan
+    single = family.predictive(*those_who_answer(outputs, None), "probabilities")
+    assert matched(dirichlet, single) is dirichlet
+
+
+def test_what_stands_in_for_an_answer_is_as_far_off_as_the_others() -> None:
+    """Squared, the distance from 0 would be infinite in float32, and weight 0 does not help against infinity."""
+    outputs = torch.tensor([[[3.0e19, 83.0], [3.1e19, 84.0], [torch.nan, torch.nan]]])
+    family = open_family("gaussian")
+    said = family.predictive(*those_who_answer(outputs, None), "probabilities")
+    raw = torch.tensor([[[3.2e19, 83.0]] * 3])
+    alone = family.predictive(outputs[:, :2], None, "probabilities")
+    wanted = alone.member_mean(alone.kl(family.predictive(raw[:, :2], None, "probabilities")))
+    assert wanted.isfinite().all()
+    assert_close(said.member_mean(said.kl(family.predictive(raw, None, "probabilities"))), wanted)
 
 
 def test_a_gradient_reaches_the_heads_of_those_who_answer_alone() -> None:
