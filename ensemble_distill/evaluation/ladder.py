@@ -63,9 +63,8 @@ class Climb:
             self._nll = nll if self._nll is None else self._nll + nll
         kept = slice(-self._rows % self._stride, None, self._stride)
         several, summary = answering(ensemble), ensemble.summary()
-        uncertain = summary.model if several is None else torch.where(several > 1, summary.model, torch.nan)
         self._model.add(torch.cat([parts.model[kept].float() for parts in found], dim=1))
-        self._ensemble.add(torch.stack([uncertain, summary.total], dim=1)[kept])
+        self._ensemble.add(torch.stack([summary.model, summary.total], dim=1)[kept])
         self._answering = max(self._answering, ensemble.members if several is None else int(several.max()))
         self._rows += len(summary.model)
 
@@ -108,14 +107,9 @@ class Climb:
         return means[: self._answering]
 
     def _l1(self, theirs: Array, ensemble: Array, total: Array) -> Column | None:
-        known = ~np.isnan(ensemble)
-        ensemble, total, theirs = ensemble[known], total[known], theirs[known]
-        if not len(ensemble) or not float(ensemble.mean()) > NOTHING * float(total.mean()):
+        if not float(ensemble.mean()) > NOTHING * float(total.mean()):
             return None
-        of_parts = [
-            1.0 if size == 1 else scaled_l1(one.astype(np.float64), ensemble)
-            for size, one in zip(self._sizes, theirs.T, strict=True)
-        ]
+        of_parts = [scaled_l1(one.astype(np.float64), ensemble) for one in theirs.T]
         return self._by_size(torch.tensor(of_parts, dtype=torch.float64))
 
 

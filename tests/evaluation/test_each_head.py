@@ -8,6 +8,7 @@ from scipy.special import log_softmax, softmax
 from scipy.stats import entropy
 
 from ensemble_distill.evaluation.each_head import MOST, HeadByHead
+from ensemble_distill.predictive.answered import those_who_answer
 from ensemble_distill.predictive.categorical import Categorical
 
 ROWS, MEMBERS, CLASSES, BATCH = 40, 3, 5, 16
@@ -56,3 +57,25 @@ def test_a_member_of_weight_0_is_not_shown() -> None:
         assert row.row == same.row
         assert np.isnan(row.members[1]).all()
         assert not np.isnan(row.members[[0, 2]]).any()
+
+
+def test_a_row_is_as_far_off_as_the_heads_of_those_who_answer_it() -> None:
+    random = np.random.default_rng(2)
+    theirs, own = random.normal(size=(2, ROWS, MEMBERS, CLASSES))
+    silent = np.arange(MEMBERS) == (np.arange(ROWS) % (MEMBERS + 1))[:, None]
+    outputs = torch.tensor(np.where(silent[..., None], np.nan, theirs))
+    found = HeadByHead()
+    for start in range(0, ROWS, BATCH):
+        some = slice(start, start + BATCH)
+        ensemble, student = Categorical(*those_who_answer(outputs[some], None)), Categorical(torch.tensor(own[some]))
+        found.add(torch.arange(ROWS)[some], ensemble, student)
+    share = ~silent[..., None] / (~silent).sum(1)[:, None, None]
+    p, q = ((share * softmax(logits, -1)).sum(1) for logits in (theirs, own))
+    each, order = found.found(), np.argsort(-entropy(p, q, axis=-1))[:MOST]
+    assert [row.row for row in each.farthest] == order.tolist()
+    for row, at in zip(each.farthest, order, strict=True):
+        np.testing.assert_allclose(row.mean_kl, entropy(p[at], q[at]))
+        np.testing.assert_allclose(row.student, q[at])
+        np.testing.assert_array_equal(np.isnan(row.members).all(-1), silent[at])
+    kl = entropy(softmax(theirs, -1), softmax(own, -1), axis=-1)
+    np.testing.assert_allclose(each.kl, np.where(silent, 0, kl).sum(0) / (~silent).sum(0))

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from scipy.stats import spearmanr
+from scipy.optimize import brentq
+from scipy.stats import entropy, spearmanr
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from ensemble_distill.evaluation.controls import controls
@@ -23,6 +24,7 @@ from ensemble_distill.evaluation.worth import scaled_l1
 from ensemble_distill.facts import Calibration
 from ensemble_distill.predictive import open_family
 from ensemble_distill.predictive.answered import matched, those_who_answer
+from ensemble_distill.runtime.keys import normals
 from ensemble_distill.tasks import open_task
 from ensemble_distill.tasks.classification import Classification, expected_calibration_error
 from ensemble_distill.tasks.figures import row_mean
@@ -244,6 +246,31 @@ def test_the_ladder_takes_the_first_members_who_answer(least: int) -> None:
     assert found.model_uncertainty_l1 is not None
     assert (found.model_uncertainty_l1[0], found.model_uncertainty_l1[-1]) == pytest.approx((1, 0), abs=1e-6)
 
+    def apart(each: Floats) -> float:
+        """The model uncertainty of members (k, K)."""
+        return float(entropy(each.mean(0)) - entropy(each, axis=-1).mean())
+
+    several = count > 1
+    all_of_them = np.array([apart(p[row][~np.isnan(z[row, :, 0])]) for row in rows])[several]
+    pairs = []
+    for turn in (turn for some, turn in zip(climb._parts, climb._turns, strict=True) if len(some) == 2):
+        taken = [[m for m in turn if not np.isnan(z[row, m, 0])][:2] for row in rows]
+        pairs.append(scaled_l1(np.array([apart(p[row, of]) for row, of in enumerate(taken)])[several], all_of_them))
+    assert found.model_uncertainty_l1[1] == pytest.approx(np.mean(pairs), rel=1e-5)
+
+
+def test_the_ladder_ends_at_the_most_members_that_answer_a_row_and_anyone_may_stand_in() -> None:
+    z = drawn(0)
+    for row in range(N):
+        z[row, [row % M, (row + 1) % M]] = np.nan
+    climb = Climb(tuple(range(M)), N, K)
+    climb.add(pooling(torch.tensor(z)), None)
+    found = climb.ladder()
+    assert found is not None
+    assert len(found.mean_kl) == len(found.model_uncertainty_l1 or ()) == 2
+    assert [turn[0] for turn in climb._turns[:M]] == list(range(M))
+    assert any(turn[1:] != sorted(turn[1:]) for turn in climb._turns[:M])
+
 
 def test_uncertainty_is_compared_on_the_rows_that_several_answer() -> None:
     rng = np.random.default_rng(0)
@@ -276,6 +303,22 @@ def test_halves_and_offsets() -> None:
     fake = offsets.rows()[0]
     assert len(fake["ensemble"]) == N
     assert fake["model_uncertainty"].mean() == pytest.approx(fake["ensemble"].mean(), rel=1e-4)
+    there, mean = ~np.isnan(z[..., :1]), np.log(softmax(drawn(1)).mean(1, keepdims=True))
+
+    def uncertainty(scale: float, drawn: Floats) -> Floats:
+        """Of the heads of those who answer."""
+        p = softmax(mean + scale * drawn)
+        each, share = entropy(p, axis=-1), there / there.sum(1, keepdims=True)
+        found: Floats = entropy((share * p).sum(1), axis=-1) - (share[..., 0] * each).sum(1)
+        return found
+
+    fakes, wanted = [], fake["ensemble"].mean()
+    for draw in range(8):
+        of = normals((1, M, K), "offsets", draw).astype(np.float64)
+        scale = brentq(lambda scale, of=of: uncertainty(scale, of).mean() - wanted, 1e-3, 20, xtol=1e-9)
+        fakes.append(uncertainty(scale, of))
+    best = min(fakes, key=lambda one: np.abs(one - fake["ensemble"]).sum())
+    np.testing.assert_allclose(fake["model_uncertainty"], best, rtol=1e-4, atol=1e-7)
     nobody = Offsets(FAMILY, pooling, N)
     nobody.add(torch.tensor(alone(z)), {0: student})
     assert nobody.rows() == {}

@@ -197,6 +197,16 @@ def test_heads_collapsed_to_one_prediction_explain_nothing_in_any_unit(
     assert found["model_uncertainty_spearman"] is None
 
 
+@pytest.mark.parametrize("unit", [1e-9, 1e9])
+def test_no_figure_of_fidelity_depends_on_the_targets_unit(unit: float) -> None:
+    (mean, variance, y), (own, spread, _) = numbers(), numbers(1)
+    wanted = compared((mean, variance), (own, spread), y)
+    found = compared((unit * mean, unit**2 * variance), (unit * own, unit**2 * spread), unit * y)
+    assert [name for name, value in found.items() if value is None] == ["agreement"]
+    for name in found.keys() - {"agreement"}:
+        assert found[name] == pytest.approx(wanted[name], rel=1e-6), name
+
+
 def test_a_perfect_student_explains_everything_in_any_unit() -> None:
     for scale in [1e-6, 1.0, 1e6]:
         mean, variance, y = numbers()

@@ -252,6 +252,10 @@ def test_a_sub_ensemble_is_worth_about_its_size_and_a_copy_of_the_ensemble_all_o
     assert three.fidelity == pytest.approx(3, abs=0.8)
     assert three.uncertainty == pytest.approx(3, abs=0.8)
     assert three.falls_short == ["prediction", "uncertainty"]
+    all_heads, some_heads = rows([3]), rows([0, 1, 2])
+    some = worth(ladder, rows(range(MEMBERS)), all_heads, kl, *costs, compared=some_heads)
+    assert (some.uncertainty, some.uncertainty_control) == (three.uncertainty, three.uncertainty_control)
+    assert some.prediction == worth(ladder, rows(range(MEMBERS)), all_heads, kl, *costs).prediction
     beyond = replace(three, beyond=("prediction",), cost={"latency": 13.0, "macs": None, "parameters": None})
     assert beyond.falls_short == ["uncertainty"], "it is better than all members: nobody knows how many it is worth"
 

@@ -18,6 +18,7 @@ from torch.autograd import gradcheck
 from torch.distributions import kl_divergence
 from torch.testing import assert_close
 
+from ensemble_distill.facts import Calibration
 from ensemble_distill.predictive.categorical import Categorical
 from ensemble_distill.predictive.dirichlet import Dirichlet, DirichletFamily, digamma_gap, log_plus
 
@@ -131,6 +132,23 @@ def test_tempering_takes_a_root_of_the_concentration() -> None:
         assert_allclose(ours.tempered(4.0).concentration, np.exp(LOGS[kind]) ** 0.25, rtol=1e-12)
         assert_allclose(ours.tempered(4.0).means(), softmax(LOGS[kind] / 4, axis=-1), rtol=1e-12)
         assert_close(ours.tempered(1.0).log_concentration, ours.log_concentration)
+
+
+def test_a_spread_moves_whoever_is_drawn_by_its_factor() -> None:
+    """By torch's variances; the precision is what it is without a spread, whatever the temperature."""
+    for kind in SHAPES:
+        ours = dirichlet(LOGS[kind] + 6)  # of a large precision, by which variances are all but divided
+        moved = ours.calibrated(Calibration(spread=1.5))
+        assert_close(moved.means(), ours.means())
+        assert_close(
+            theirs(moved).variance.sqrt() / theirs(ours).variance.sqrt(),
+            torch.full_like(ours.means(), 1.5),
+            rtol=1e-3,
+            atol=0,
+        )
+        softer = ours.calibrated(Calibration(temperature=2.0))
+        assert_allclose(softer.means(), softmax(LOGS[kind] / 2, axis=-1))
+        assert_close(softer.concentration.sum(-1), ours.concentration.sum(-1))
 
 
 def test_more_than_one_distribution_a_row_is_no_dirichlet_here() -> None:

@@ -105,6 +105,7 @@ def test_numbers_are_normal_each_by_itself() -> None:
     assert_close(ours.summary().mean, mixture.mean)
     assert_close(ours.each().total, mixture.variance)
     assert_close(ours.summary().total, (mixture.variance / UNIT.square()).mean(-1))
+    assert_close(ours.log_width(), (log_variance.exp() * WEIGHTS.view(1, M, 1)).sum(1).log().mean(-1))
 
 
 def test_uncertainties_over_targets_do_not_depend_on_their_units() -> None:
