@@ -17,7 +17,7 @@ from scipy import optimize
 from torch import Tensor
 
 from ensemble_distill.facts import FAINTEST, Calibration
-from ensemble_distill.predictive.answered import answering, matched
+from ensemble_distill.predictive.answered import matched
 from ensemble_distill.predictive.protocol import Predictive, Summary
 
 REACH = math.log(8)  # bound on the factors' logarithms: a few numbers do not save a student that is farther off
@@ -71,20 +71,18 @@ def _power(found: Calibration, *halves: Pair) -> float:
 
 
 class _Uncertainties:
-    """The model uncertainties of ensemble and student on the rows that several members answer, (N,)."""
+    """The model uncertainties of ensemble and student, (N,); both are 0 on a row that one member answers."""
 
     def __init__(self, ensemble: Predictive, student: Predictive) -> None:
-        self._ensemble, self._student, self._several = ensemble, student, answering(ensemble)
-        self._wanted = self._of(ensemble) if student.has_model_uncertainty else torch.empty(0)
+        self._ensemble, self._student = ensemble, student
+        self._wanted = ensemble.summary().model if student.has_model_uncertainty else torch.empty(0)
 
     def differ(self) -> bool:
         """Whether both have model uncertainty beyond the rounding of equal heads."""
         if not self._wanted.numel():
             return False
-        own = matched(self._student, self._ensemble)
         return all(
-            bool(model.mean() > ROUNDING * said.summary().total.mean())
-            for model, said in ((self._wanted, self._ensemble), (self._of(own), own))
+            bool(said.model.mean() > ROUNDING * said.total.mean()) for said in (self._ensemble.summary(), self._own)
         )
 
     def with_spread(self, by: Calibration) -> Calibration:
@@ -115,11 +113,7 @@ class _Uncertainties:
         return matched(self._student, self._ensemble).summary()
 
     def _moved(self, by: Calibration) -> Tensor:
-        return self._of(matched(self._student.calibrated(by), self._ensemble))
-
-    def _of(self, said: Predictive) -> Tensor:
-        model = said.summary().model
-        return model if self._several is None else model[self._several > 1]
+        return matched(self._student.calibrated(by), self._ensemble).summary().model
 
 
 def _widened(ensemble: Predictive, student: Predictive) -> Calibration:

@@ -108,11 +108,23 @@ def test_a_power_is_found_again_on_both_halves() -> None:
     assert fit(ensemble, ensemble, halves=alike).power == 0
 
 
+def test_beside_a_power_the_spread_goes_beyond_its_own_bounds() -> None:
+    """Where members all but agree, a power brings large factors, which the spread has to undo."""
+    student = Categorical(normal(400, 1, K, seed=11) * 3 + 0.1 * normal(400, M, K, seed=12))
+    by = Calibration(spread=0.03, power=0.4)
+    ensemble = student.calibrated(by)
+    halves = [(halved(ensemble, start), halved(student, start)) for start in (0, 1)]
+    found = fit(ensemble, student, halves=(halves[0], halves[1]))
+    assert (found.power, found.spread) == (pytest.approx(by.power, abs=0.02), pytest.approx(by.spread, rel=0.1))
+    assert_close(student.calibrated(found).summary().model.mean(), ensemble.summary().model.mean(), rtol=1e-3, atol=0)
+
+
 def test_a_power_that_one_half_alone_wants_is_not_taken() -> None:
     student = Categorical(normal(400, 1, K, seed=11) * 3 + 0.2 * normal(400, M, K, seed=12))
-    up, down = (student.calibrated(Calibration(power=power)) for power in (0.3, -0.3))
-    halves = (halved(up, 0), halved(student, 0)), (halved(down, 1), halved(student, 1))
-    assert fit(student, student, halves=halves).power == 0
+    for powers in ((0.4, -0.1), (-0.1, 0.4)):  # whose mean is none of 0
+        up, down = (student.calibrated(Calibration(power=power)) for power in powers)
+        halves = (halved(up, 0), halved(student, 0)), (halved(down, 1), halved(student, 1))
+        assert fit(student, student, halves=halves).power == 0
 
 
 def halved(said: Categorical, start: int) -> Categorical:
