@@ -65,7 +65,7 @@ class Order:
 
     def views_of(self, rows: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
         """The view in which each of the rows is seen in an epoch."""
-        # Fibonacci hashing: neighboring rows land on unrelated views
+        # Fibonacci hashing: any stretch of rows is spread evenly over the views
         hashed = (rows.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(40)
         views: NDArray[np.int64] = (hashed.astype(np.int64) + epoch) % self.views
         return views

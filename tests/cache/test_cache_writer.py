@@ -178,6 +178,15 @@ def test_a_damaged_part_counts_as_absent(tmp_path: Path, damage: Damage) -> None
     assert contents(tmp_path) == contents(made(tmp_path.with_name("whole")))
 
 
+def test_a_part_of_one_member_is_not_anothers_by_a_flipped_letter(tmp_path: Path) -> None:
+    put(Writer(tmp_path, manifest()), KEYS[:1])
+    for part in (tmp_path / "parts").rglob("*.safetensors"):
+        part.write_bytes(part.read_bytes().replace(b'"m-a/0"', b'"m-b/0"'))
+    again = Writer(tmp_path, manifest())
+    for block in blocks(ROWS, BATCH, 1):
+        assert again.missing(block, KEYS) == tuple(KEYS)
+
+
 # --- reading ----------------------------------------------------------------------------------------------------
 
 

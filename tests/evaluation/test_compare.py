@@ -19,7 +19,7 @@ from tiny import refused, settings
 from ensemble_distill.cli.compare import _difference, show
 from ensemble_distill.cli.flags import Style
 from ensemble_distill.evaluation.compared import Compared
-from ensemble_distill.evaluation.paired import Difference, Figured, differences, draws_for
+from ensemble_distill.evaluation.paired import Difference, Figured, _drawn, differences, draws_for
 from ensemble_distill.facts import Calibration
 from ensemble_distill.runs.calibration import write_calibration
 from ensemble_distill.runs.run import Run
@@ -97,6 +97,11 @@ def test_positions_of_a_row_are_drawn_together() -> None:
     error = of_rows.std(ddof=1) / np.sqrt(40)
     assert width(together) == pytest.approx(2 * 1.96 * error, rel=0.25)
     assert width(apart) < 0.3 * width(together)
+    for some in _drawn(rows, 5):
+        often = np.bincount(some, minlength=len(rows))
+        of_row = [set(often[rows == row].tolist()) for row in range(40)]
+        assert all(len(one) == 1 for one in of_row), "all of a row, or none"
+        assert sum(map(sum, of_row)) == 40
 
 
 def test_seeds_are_averaged_before_they_are_held_against_others() -> None:

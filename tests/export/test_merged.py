@@ -61,7 +61,8 @@ def rows() -> Tensor:
 @pytest.mark.thorough
 @pytest.mark.parametrize("weights", [None, (1.0, 2.0, 5.0)])
 def test_timm_loads_it_and_it_says_the_mean_of_the_heads(tmp_path: Path, weights: tuple[float, ...] | None) -> None:
-    config, student = made(weights=weights)
+    seen = Preprocessing((32, 32), (0.4, 0.5, 0.6), (0.2,), interpolation="bicubic", crop_pct=0.9, crop_mode="border")
+    config, student = made(weights=weights, preprocessing=seen)
     student.calibration = Calibration(temperature=1.7, spread=1.3)
     folder = write_merged(merged(student, config.architecture), student, config, rows(), tmp_path / "merged", MADE_FROM)
     back = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
@@ -76,6 +77,7 @@ def test_timm_loads_it_and_it_says_the_mean_of_the_heads(tmp_path: Path, weights
         (0.4, 0.5, 0.6),
         (0.2, 0.2, 0.2),
     )
+    assert tuple(data[key] for key in ("interpolation", "crop_pct", "crop_mode")) == ("bicubic", 0.9, "border")
     assert list(back.pretrained_cfg["label_names"]) == ["cat", "dog", "owl"]
 
 

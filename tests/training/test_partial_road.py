@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from ensemble_distill.cache.reader import Cache
 from ensemble_distill.evaluation.result import Evaluation
 from ensemble_distill.runtime.progress import Silent
 from ensemble_distill.settings import Settings, settings_from
+from ensemble_distill.tasks.classification import Classification
+from ensemble_distill.training.feed import Pooling
 
 Floats = NDArray[np.float64]
 ROWS = {"train": 48, "validation": 24, "test": 30}
@@ -28,16 +32,17 @@ def logits(x: Floats, member: int) -> Floats:
     return z
 
 
-def folder_with(folder: Path, holes: dict[str, Any], far: int = 0) -> Settings:
+def folder_with(folder: Path, holes: dict[str, Any], far: int = 0, by_class: bool = False) -> Settings:
     """A folder whose members are silent on some rows of some splits: {split: (N, M) whether a member answers}.
 
-    All of them answer `far` rows from elsewhere.
+    All of them answer `far` rows from elsewhere. Rows are in a random order, or in that of their classes.
     """
     (folder / "model.py").write_text("from torch import nn\ndef body():\n    return nn.Linear(4, 8)\n")
     (folder / "teachers").mkdir()
     rng, said = np.random.default_rng(0), {m: {} for m in range(M)}  # type: ignore[var-annotated]
     for split, rows in ROWS.items():
         x = rng.normal(size=(rows, 4)).astype(np.float32)
+        x = x[np.argsort(np.abs(x[:, :K]).argmax(1))] if by_class else x
         np.savez(folder / f"{split}.npz", x=x, y=np.abs(x[:, :K]).argmax(1))
         for m in range(M):
             there = holes.get(split, np.ones((rows, M), bool))[:, m]
@@ -179,7 +184,31 @@ def test_rows_that_nobody_answers_are_left_out(tmp_path: Path, monkeypatch: pyte
     assert found.answering.unanswered == 5
     q, y = heads_of(tmp_path, "hydra-s0", "test").mean(1)[5:], np.load(tmp_path / "test.npz")["y"][5:]
     assert found.models["student"]["nll"] == pytest.approx(-np.log(q[np.arange(len(y)), y]).mean(), rel=1e-5)  # type: ignore[index]
+    p, of = members_of(tmp_path, "validation")[5:], np.arange(ROWS["validation"] - 5)
+    q, y = heads_of(tmp_path, "hydra-s0", "validation")[5:], np.load(tmp_path / "validation.npz")["y"][5:]
+    kl = np.nanmean((p * np.log(p / q)).sum(-1), 1)
+    with (tmp_path / "runs/hydra-s0/summary.csv").open() as file:
+        *_, last = csv.DictReader(file)
+    assert float(last["validation_loss"]) == pytest.approx(kl.mean(), rel=1e-4)
+    assert float(last["validation_nll"]) == pytest.approx(-np.log(q.mean(1)[of, y]).mean(), rel=1e-4)
     train(by_method(settings, "supervised"))  # labels are there
+
+
+def test_answers_are_held_against_the_labels_of_their_own_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Labels of other rows would be those of other classes, as of a member whose classes are in another order."""
+    monkeypatch.chdir(tmp_path)
+    there = np.ones((ROWS["train"], M), bool)
+    there[: ROWS["train"] // 2, 1:] = False
+    settings, heard = folder_with(tmp_path, {"train": there}, by_class=True), Silent()
+    assert cache_logits(settings, progress=heard).added
+    assert heard.warnings == []
+
+
+def test_a_member_of_weight_0_answers_nothing() -> None:
+    outputs = torch.tensor([[[1.0, 2.0], [torch.nan] * 2], [[torch.nan] * 2, [1.0, 2.0]], [[torch.nan] * 2] * 2])
+    pooling = Pooling(Classification(("a", "b")), torch.tensor([0.0, 1.0]), partial=True)
+    assert pooling.answered(outputs).tolist() == [False, True, False]
+    assert replace(pooling, weights=None).answered(outputs).tolist() == [True, True, False]
 
 
 def test_the_best_two_are_not_compared_elsewhere_where_they_are_not_on_the_split(
