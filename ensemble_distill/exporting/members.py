@@ -182,4 +182,4 @@ def _agree(batch: Part, alone: Sequence[Part], x: Tensor) -> bool:
 def _joined(returned: Any, rows: int) -> Tensor:
     """A network's output for `rows` rows as one tensor (B, ·); `Task.joined` has checked it."""
     parts = returned if isinstance(returned, tuple | list) else (returned,)
-    return torch.cat([part.reshape(rows, -1) for part in parts], dim=1)
+    return torch.cat([(part.to_dense() if part.is_sparse else part).reshape(rows, -1) for part in parts], dim=1)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ensemble_distill.runs.exported_files import SUFFIXES
-from ensemble_distill.runs.folder import ARGS, EVALUATIONS, generation_name
+from ensemble_distill.runs.folder import ARGS, EVALUATIONS, generation_name, outer
 from ensemble_distill.runtime.files import DOCUMENT, read_whole
 from ensemble_distill.runtime.jsons import parse_json
 from ensemble_distill.runtime.words import members_told
@@ -100,8 +100,8 @@ def _evaluate(record: Mapping[str, Any], path: Path) -> str | None:
 
     None if the name is ambiguous: that of a generation, or of a file, that is not found here.
     """
-    if path.parent.name == EVALUATIONS:
-        return f"edistill evaluate {path.parent.parent}"
+    if path.absolute().parent.name == EVALUATIONS:
+        return f"edistill evaluate {outer(path)}"
     name = str(record["run"])
     alone = bool(re.fullmatch(generation_name(r"\d+"), name)) or Path(name).suffix in SUFFIXES
     return None if alone and not Path(name).exists() else f"edistill evaluate {name}"

@@ -30,6 +30,7 @@ def find(runs: Path, name: str | None) -> Run | Chain:
         raise EdistillError(f"There is no run {name}. {like}Give a run's folder or its name (in {runs}: {listed}).")
     # a run takes precedence over a folder that only shares its name
     folder = next((folder for folder in there if (folder / CONFIG).is_file() or is_chain(folder)), there[0])
+    folder = folder if folder.name.strip(".") else folder.resolve()  # "." and ".." name no run
     return Chain.open(folder) if is_chain(folder) else Run.open(folder)
 
 

@@ -102,7 +102,7 @@ def export_again(export: Path) -> str:
     if is_ensemble_export(export):
         _, _, limit = export.absolute().parent.parent.name.partition(mark(""))
         return f"edistill export --ensemble {FORMATS[ONNX]}{f' --limit {limit}' if limit else ''}"
-    run = f"{export.parent.parent} " if export.parent.name == EXPORTS else ""
+    run = f"{outer(export)} " if export.absolute().parent.name == EXPORTS else ""
     of_kind = {Path(name).suffix: flag for name, flag in FORMATS.items() if name in (SAFETENSORS, PROGRAM)}
     return f"edistill export {run}{FORMATS.get(export.name, of_kind.get(export.suffix, FORMATS[ONNX]))}"
 
@@ -123,7 +123,12 @@ def is_ensemble_export(export: Path) -> bool:
 def run_of(export: Path) -> Path | None:
     """The run whose export folder contains the file; None if there is none."""
     folder = export.absolute().parent
-    return export.parent.parent if folder.name == EXPORTS and (folder.parent / WEIGHTS).is_file() else None
+    return outer(export) if folder.name == EXPORTS and (folder.parent / WEIGHTS).is_file() else None
+
+
+def outer(file: Path) -> Path:
+    """The folder around the one that holds a file, also for a file of the working folder."""
+    return file.parent.parent if len(file.parts) > 1 else Path("..")
 
 
 def content_of(path: Path) -> bytes | None:

@@ -74,6 +74,21 @@ def test_members_that_one_input_cannot_serve_are_refused(other: Preprocessing, t
         ensemble_export.ensemble_module(Classification(("a", "b")), "pixels", members, modules, torch.zeros(2, 1, 6, 6))
 
 
+def test_a_sparse_tensor_is_read_as_in_the_pass() -> None:
+    class Sparse(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).to_sparse()
+
+    members, modules = opened(["mlp", "mlp"], [None, None])
+    x, task = torch.randn(4, 36), Classification(("a", "b", "c"))
+    dense, sparse = (
+        ensemble_export.ensemble_module(task, "features", members, these, x)
+        for these in (modules, [Sparse(module) for module in modules])
+    )
+    for found, wanted in zip(sparse(x), dense(x), strict=True):
+        torch.testing.assert_close(found, wanted)
+
+
 @pytest.mark.thorough
 def test_a_member_that_torch_cannot_export_is_named(tmp_path: Path) -> None:
     members, modules = opened(["mlp", "branching"], [None, None])

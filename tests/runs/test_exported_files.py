@@ -12,6 +12,10 @@ from safetensors.torch import load_file, save_file
 from tiny import refused
 
 from ensemble_distill.runs.exported_files import export_at, located, refuse_other_content, taken
+from ensemble_distill.runs.exports import made_from as made_from_of
+from ensemble_distill.runs.exports import refuse_stale
+from ensemble_distill.runs.finding import find_run
+from ensemble_distill.runs.folder import export_again, run_of
 from ensemble_distill.workflows.inspect import inspect
 
 EXPORT = Path(RUN) / "export"
@@ -97,3 +101,25 @@ def test_inspect_tells_of_every_kind_what_predict_can_use(runs: Path) -> None:
     record = inspect(EXPORT / "model.safetensors")
     json.dumps(record)
     assert "reference" not in record, "there were no calibration rows"
+
+
+def test_a_run_around_the_working_folder_has_its_name(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for inside, name in (("", "."), ("export", ".."), ("export", "../../hydra-s0"), ("", "../hydra-s0/.")):
+        with monkeypatch.context() as patch:
+            patch.chdir(Path(RUN) / inside)
+            assert find_run(Path("runs"), name).folder.name == "hydra-s0"
+
+
+def test_a_file_of_the_working_folder_belongs_to_the_run_around_it(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made_from = inspect(EXPORT / "model.onnx")["made_from"]
+    monkeypatch.chdir(EXPORT)
+    for name in ("model.onnx", "./model.onnx", "../export/model.onnx", str(Path("model.onnx").absolute())):
+        assert inspect(Path(name))["made_from"] == made_from
+        assert run_of(Path(name)).samefile("..")
+    assert export_again(Path("model.safetensors")) == "edistill export .. --safetensors"
+    monkeypatch.chdir("..")
+    assert export_again(Path("export/model.onnx")) == "edistill export . --onnx"
+    (Path("student.safetensors")).write_bytes(b"other")
+    monkeypatch.chdir("export")
+    with refused("model.onnx was made of weights", "edistill export .. --onnx"):
+        refuse_stale(Path("model.onnx"), made_from_of(Path("model.onnx")))
