@@ -27,3 +27,13 @@ def ranks(values: NDArray[np.float64], unit: float = 1.0) -> NDArray[np.float64]
     groups[order] = np.r_[0, np.cumsum(apart)][: len(values)]
     found: NDArray[np.float64] = rankdata(groups)
     return found
+
+
+def shared(values: NDArray[np.float64], places: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Values (N,), each replaced by the mean over all of the same rank, in `places`.
+
+    Equal rows are in the order of the data, which may be sorted: this is what to expect of a random one.
+    """
+    _, tied = np.unique(places, return_inverse=True)
+    found: NDArray[np.float64] = (np.bincount(tied, values) / np.bincount(tied))[tied]
+    return found

@@ -11,9 +11,11 @@ import pytest
 from ensemble_distill.evaluation.each_head import EachHead
 from ensemble_distill.evaluation.worth import Ladder, Worth
 from ensemble_distill.reporting.drawing import Picture
-from ensemble_distill.reporting.pictures import heads, ladder, rejection, reliability
+from ensemble_distill.reporting.pictures import heads, ladder, rejection, reliability, spread
 from ensemble_distill.reporting.seen import Seen
+from ensemble_distill.tasks import Task
 from ensemble_distill.tasks.classification import Classification
+from ensemble_distill.tasks.regression import Regression
 
 
 def seen_of(kl: list[float], collapsed: list[float], **facts: Any) -> Seen:
@@ -52,19 +54,20 @@ def test_a_student_better_than_its_ensemble_is_worth_more_than_it() -> None:
     assert b"worth more than 4<" in found.svg
 
 
-def seen_rows(confidence: list[float], correct: list[float], uncertainty: list[float]) -> Seen:
+def seen_of_rows(task: Task, **values: list[float]) -> Seen:
     """What figures of rows are drawn from; the ensemble's rows are the student's."""
-    evaluation: Any = SimpleNamespace(run="hydra-s0", task=Classification(("a", "b")))
-    rows = {
-        "confidence": np.array(confidence),
-        "correct": np.array(correct),
-        "total_uncertainty": np.array(uncertainty),
-    }
+    evaluation: Any = SimpleNamespace(run="hydra-s0", task=task)
+    rows = {name: np.array(of) for name, of in values.items()}
     return Seen(evaluation, (), rows, rows, rows, {}, EachHead(None, None, ()), {}, {})
 
 
+def seen_classes(confidence: list[float], correct: list[float], uncertainty: list[float]) -> Seen:
+    task = Classification(("a", "b"))
+    return seen_of_rows(task, confidence=confidence, correct=correct, total_uncertainty=uncertainty)
+
+
 def test_a_confidence_on_an_edge_counts_below_it_as_in_the_calibration_error() -> None:
-    found = reliability.picture(seen_rows([0.5, 0.45, 0.2 + 0.2 + 0.2, 1.0], [1, 0, 1, 1], [0.1] * 4))
+    found = reliability.picture(seen_classes([0.5, 0.45, 0.2 + 0.2 + 0.2, 1.0], [1, 0, 1, 1], [0.1] * 4))
     assert found is not None
     assert [(of["rows"], round(of["confidence"], 6), of["accuracy"]) for of in found.data["student"]] == [
         (2, 0.475, 0.5),
@@ -76,9 +79,19 @@ def test_a_confidence_on_an_edge_counts_below_it_as_in_the_calibration_error() -
 def test_equally_uncertain_rows_are_rejected_in_no_order() -> None:
     """As data sorted by class has them; some differ by rounding alone."""
     correct = [1.0] * 5 + [0.0] * 5
-    found = rejection.picture(seen_rows([0.9] * 10, correct, [0.1 + 0.2] * 4 + [0.3] * 5 + [0.9]))
+    found = rejection.picture(seen_classes([0.9] * 10, correct, [0.1 + 0.2] * 4 + [0.3] * 5 + [0.9]))
     assert found is not None
     kept = dict(zip(found.data["rejected"], found.data["student"], strict=True))
     assert kept[0] == 0.5
     for share in (0.1, 0.5, 0.9):
         assert kept[share] == pytest.approx(5 / 9), "of the nine that are equally uncertain, five are right"
+
+
+def test_answers_of_equal_spread_have_the_same_error() -> None:
+    """As those of a teacher with one fixed variance, for data sorted by target."""
+    squared = [float(at) for at in range(20)]
+    seen = seen_of_rows(Regression(), variance=[0.3] * 20, squared_error=squared, total_uncertainty=[0.3] * 20)
+    found = spread.picture(seen)
+    assert found is not None
+    assert [of["rows"] for of in found.data["student"]] == [2] * 10
+    assert [of["error"] for of in found.data["student"]] == pytest.approx([9.5**0.5] * 10)

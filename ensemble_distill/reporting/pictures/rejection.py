@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ensemble_distill.evaluation.names import ENSEMBLE, STUDENT
-from ensemble_distill.evaluation.ties import ranks
+from ensemble_distill.evaluation.ties import ranks, shared
 from ensemble_distill.reporting.drawing import COLORS, Picture, drawn
 from ensemble_distill.reporting.seen import Seen
 from ensemble_distill.tasks.figures import Values
@@ -56,12 +56,10 @@ def picture(seen: Seen) -> Picture | None:
 def _kept(task: Task, rows: Values, key: str, unit: float) -> list[float]:
     """The figure over the rows kept at each rejected share.
 
-    Where only some rows of equal uncertainty are kept, it is what to expect of any such choice: the data may be sorted.
+    Rows of equal uncertainty are in a random order.
     """
     values = task.comparable(rows[key]) if key == "squared_error" else rows[key]
-    place = ranks(rows["total_uncertainty"], unit)
-    _, tied = np.unique(place, return_inverse=True)
-    each = (np.bincount(tied, values.reshape(len(values), -1).mean(1)) / np.bincount(tied))[tied]
-    order = np.argsort(place, kind="stable")
+    places = ranks(rows["total_uncertainty"], unit)
+    each, order = shared(values.reshape(len(values), -1).mean(1), places), np.argsort(places)
     found: list[Any] = [each[order[: max(1, round(len(order) * (1 - share)))]].mean() for share in SHARES]
     return [float(np.sqrt(value)) if key == "squared_error" else float(value) for value in found]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ensemble_distill.evaluation.names import ENSEMBLE, STUDENT
+from ensemble_distill.evaluation.ties import ranks, shared
 from ensemble_distill.reporting.drawing import COLORS, OTHER, Picture, drawn
 from ensemble_distill.reporting.seen import Seen
 from ensemble_distill.tasks.figures import Values
@@ -23,7 +24,8 @@ def picture(seen: Seen) -> Picture | None:
     if not {"squared_error", "variance"} <= seen.student.keys():
         return None
     task = seen.evaluation.task
-    found = {ENSEMBLE: _binned(task, seen.ensemble), STUDENT: _binned(task, seen.student)}
+    unit = task.unit(seen.ensemble)
+    found = {ENSEMBLE: _binned(task, seen.ensemble, unit), STUDENT: _binned(task, seen.student, unit)}
     each = " Each target counts in its own standard deviations." if task.names else ""
     most = max(max(of["deviation"], of["error"]) for bins in found.values() for of in bins)
 
@@ -58,9 +60,12 @@ def picture(seen: Seen) -> Picture | None:
     )
 
 
-def _binned(task: Task, rows: Values) -> list[dict[str, Any]]:
+def _binned(task: Task, rows: Values, unit: float) -> list[dict[str, Any]]:
+    """Bins of the answers by variance; equal ones are in a random order."""
     variance, squared = (task.comparable(rows[name]).ravel() for name in ("variance", "squared_error"))
-    parts = np.array_split(np.argsort(variance, kind="stable"), min(BINS, len(variance)))
+    places = ranks(variance, unit)
+    squared = shared(squared, places)
+    parts = np.array_split(np.argsort(places), min(BINS, len(variance)))
     return [
         {
             "rows": len(part),
