@@ -64,6 +64,8 @@ def test_a_cache_says_which_rows_are_answered(tmp_path: Path) -> None:
     assert cache.manifest.unanswered == {KEYS[1]: 4}
     records = cache.open("train")
     assert records.partial
+    assert cache.manifest.answered("train") == pytest.approx(1 - 4 / (2 * ROWS))
+    assert cache.manifest.with_records({KEYS[1]: "0" * 64}).unanswered == {}  # made again, and all answered
     assert_array_equal(records.answered(), np.c_[np.ones(ROWS, bool), np.arange(ROWS) >= 4])
     alone = cache.only("a")
     assert alone.manifest.unanswered == {}

@@ -18,6 +18,7 @@ from sklearn.metrics import roc_auc_score
 from tiny import refused
 
 from ensemble_distill import load_student
+from ensemble_distill.data import batches
 from ensemble_distill.settings import Settings, load_settings
 from ensemble_distill.workflows.cache_logits import cache_logits
 from ensemble_distill.workflows.evaluate import evaluate, evaluate_together
@@ -37,6 +38,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     train(settings(folder, {"output.name": "heads"}))
     train(settings(folder, {"output.name": "one", "train.method": one_head.SPEC}))
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _in_several_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "BATCH", 7)
 
 
 @pytest.fixture

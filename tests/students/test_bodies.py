@@ -15,7 +15,7 @@ from torch.testing import assert_close
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Preprocessing
 from ensemble_distill.runs.run import Run, load_student
-from ensemble_distill.starts.bodies import start_from
+from ensemble_distill.starts.bodies import start_from, starting_members
 from ensemble_distill.students.bodies import build_body, feature_count
 
 
@@ -168,6 +168,16 @@ def test_a_body_starts_from_a_member_of_its_architecture() -> None:
     with torch.no_grad():
         next(member.parameters()).add_(1)
     assert not torch.equal(body(x), member[:3](x))  # a copy: training the student leaves the member alone
+
+
+def test_bodies_of_all_members_are_in_the_members_order() -> None:
+    """Head m imitates member m, whose body is best where its own features are."""
+    members = ("member-0", "member-1", "member-2")
+    for init in (["member-2", "member-0", "member-1"], ["member-*"], ["member-2", "member-[01]"]):
+        assert starting_members(init, members, "teachers") == list(members)
+    assert starting_members(["member-2", "member-0"], members, "teachers") == ["member-2", "member-0"]
+    assert starting_members("member-1", members, "teachers") == ["member-1"]
+    assert starting_members(None, members, "teachers") == []
 
 
 def test_a_body_does_not_start_from_another_architecture() -> None:

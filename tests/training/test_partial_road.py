@@ -13,8 +13,9 @@ import torch
 from numpy.typing import NDArray
 from tiny import refused
 
-from ensemble_distill import cache_logits, calibrate, evaluate, load_student, train
+from ensemble_distill import cache_logits, calibrate, compare, evaluate, load_student, train
 from ensemble_distill.cache.reader import Cache
+from ensemble_distill.data import batches
 from ensemble_distill.evaluation.result import Evaluation
 from ensemble_distill.runtime.progress import Silent
 from ensemble_distill.settings import Settings, settings_from
@@ -26,23 +27,29 @@ ROWS = {"train": 48, "validation": 24, "test": 30}
 M, K = 3, 3
 
 
+@pytest.fixture(autouse=True)
+def _in_several_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "BATCH", 11)
+
+
 def logits(x: Floats, member: int) -> Floats:
     w = np.eye(4, K) + np.random.default_rng(member).normal(size=(4, K)) / 2
     z: Floats = 2 * np.abs(x) @ w
     return z
 
 
-def folder_with(folder: Path, holes: dict[str, Any], far: int = 0, by_class: bool = False) -> Settings:
+def folder_with(folder: Path, holes: dict[str, Any], far: int = 0, in_turn: bool = False) -> Settings:
     """A folder whose members are silent on some rows of some splits: {split: (N, M) whether a member answers}.
 
-    All of them answer `far` rows from elsewhere. Rows are in a random order, or in that of their classes.
+    All of them answer `far` rows from elsewhere. Rows are in a random order, or their classes come in turn.
     """
     (folder / "model.py").write_text("from torch import nn\ndef body():\n    return nn.Linear(4, 8)\n")
     (folder / "teachers").mkdir()
     rng, said = np.random.default_rng(0), {m: {} for m in range(M)}  # type: ignore[var-annotated]
     for split, rows in ROWS.items():
         x = rng.normal(size=(rows, 4)).astype(np.float32)
-        x = x[np.argsort(np.abs(x[:, :K]).argmax(1))] if by_class else x
+        y = np.abs(x[:, :K]).argmax(1)
+        x = x[np.lexsort((y, [(y[:row] == y[row]).sum() for row in range(rows)]))] if in_turn else x
         np.savez(folder / f"{split}.npz", x=x, y=np.abs(x[:, :K]).argmax(1))
         for m in range(M):
             there = holes.get(split, np.ones((rows, M), bool))[:, m]
@@ -124,6 +131,10 @@ def test_each_row_is_learned_from_the_members_who_answer_it(tmp_path: Path, monk
     assert found.subensembles["best-2"] is not None
     assert found.models["best-2"] is None  # one of the two is silent on every third row
     assert evaluated(by_method(settings, "hydra"), "validation").models["best-2"] is not None
+    (apart,) = compare(settings, ["hydra-s0", "batch-ensemble-s0"]).apart.values()
+    other = evaluate(settings, "batch-ensemble-s0").fidelity
+    for name in ("member_kl", "model_uncertainty_l1", "model_uncertainty_ratio"):
+        assert apart[name].value == pytest.approx(other[name] - found.fidelity[name])  # type: ignore[operator]
 
 
 def test_rows_that_one_member_answers_have_no_model_uncertainty(
@@ -195,11 +206,12 @@ def test_rows_that_nobody_answers_are_left_out(tmp_path: Path, monkeypatch: pyte
 
 
 def test_answers_are_held_against_the_labels_of_their_own_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Labels of other rows would be those of other classes, as of a member whose classes are in another order."""
+    """Those of the rows before would be of other classes, as where a member's classes are in another order."""
     monkeypatch.chdir(tmp_path)
-    there = np.ones((ROWS["train"], M), bool)
-    there[: ROWS["train"] // 2, 1:] = False
-    settings, heard = folder_with(tmp_path, {"train": there}, by_class=True), Silent()
+    monkeypatch.setitem(ROWS, "train", 240)
+    there = np.ones((240, M), bool)
+    there[0, 1:] = False
+    settings, heard = folder_with(tmp_path, {"train": there}, in_turn=True), Silent()
     assert cache_logits(settings, progress=heard).added
     assert heard.warnings == []
 
