@@ -29,7 +29,8 @@ class Provenance:
     Attributes:
         method, options, source: the method that trained it; see `Method.source`.
         members: the ensemble; with one head per member, head m imitates member m.
-        trained_on: the digest of each split it was trained on.
+        trained_on: the digest of each split it was trained on, with plateau also of the validation rows, on which the
+            learning rate depends.
         versions: of the libraries it was trained with.
         still_falling: the share of the loss's fall that came late, if the training ended too early; see
             `training.convergence`. None if it did not, and for runs before version 0.3.

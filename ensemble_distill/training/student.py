@@ -110,12 +110,13 @@ def begin_among(asked: Asked, among: Among, shown: Tensor, in_reach: InReach) ->
 def config_of(asked: Asked, learned: Learned, architecture: Architecture) -> StudentConfig:
     """The config of the finished student: its architecture and where it comes from."""
     manifest = learned.cache.manifest
+    decisive = [*learned.splits, *(["validation"] if asked.train.sched == "plateau" else [])]
     provenance = Provenance(
         method=asked.train.method.rpartition(":")[2],
         options=asked.options.model_dump(mode="json"),
         members=manifest.members,
         source=asked.method.source,
-        trained_on={name: manifest.splits[name].digest for name in learned.splits},
+        trained_on={name: manifest.splits[name].digest for name in decisive},
         versions=library_versions(),
         features=getattr(learned.splits["train"].source, "features", None),
         columns=getattr(learned.splits["train"].source, "columns", None),

@@ -138,6 +138,19 @@ def test_a_training_lowers_its_rate_as_its_own_summary_says_and_resumes_to_the_s
     assert stopped == whole
 
 
+def test_a_training_does_not_go_on_with_other_validation_rows(tmp_path: Path) -> None:
+    """Its rate was lowered by figures on these rows, and the best of them is kept."""
+    folder = with_cache(make_folder(tmp_path / "tiny", rows={"train": 40, "validation": 12}))
+    with pytest.raises(KeyboardInterrupt):
+        train(settings(folder, STEEP), progress=StopsAt(12))
+    rows = np.load(folder / "data/validation.npz")
+    np.savez(folder / "data/validation.npz", x=rows["x"][:9], y=rows["y"][:9])
+    cache_logits(settings(folder), overwrite=True)
+    with refused("hydra-s0 was trained on validation data", "--overwrite"):
+        train(settings(folder, STEEP))
+    assert train(settings(folder, STEEP), overwrite=True).fresh
+
+
 def test_language_models_tell_their_perplexity_while_they_train(tmp_path: Path) -> None:
     language_helpers.make_language(tmp_path / "words")
     cache_logits(language_helpers.settings(tmp_path / "words"))
