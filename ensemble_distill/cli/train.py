@@ -15,6 +15,7 @@ from ensemble_distill.settings import Settings
 
 if TYPE_CHECKING:
     from ensemble_distill.chains.generations import ChainReport
+    from ensemble_distill.training.report import TrainReport
 
 FLAGS = [
     "method",
@@ -74,7 +75,7 @@ def register(app: typer.Typer) -> None:
         render.table(
             f"{report.folder.name}",
             ["method", "heads", "parameters", "seconds"],
-            [[report.method, counted(report.heads, "head"), f"{report.parameters:,}", f"{report.seconds:.1f}"]],
+            [[report.method, counted(report.heads, "head"), f"{report.parameters:,}", _seconds(report)]],
         )
 
 
@@ -87,5 +88,10 @@ def _show_chain(report: ChainReport, json: bool) -> None:
     render.table(
         f"{report.folder.name}: {counted(len(report.generations), 'generation')} by {report.method}",
         ["", "parameters", "seconds"],
-        [[one.folder.name, f"{one.parameters:,}", f"{one.seconds:.1f}"] for one in report.generations],
+        [[one.folder.name, f"{one.parameters:,}", _seconds(one)] for one in report.generations],
     )
+
+
+def _seconds(report: TrainReport) -> str:
+    """The time that training took; "–" if nothing was left to train."""
+    return f"{report.seconds:.1f}" if report.fresh else "–"

@@ -88,7 +88,7 @@ class Measured:
             calibrated=calibrated,
             ladder=self.main.ladder,
             worth=worths,
-            instead=None if worths is None else self._instead(worths[STUDENT]),
+            instead=None if worths is None else self._instead(worths),
             answering=self._answering,
             selective=self._selective(index),
             shifts=None
@@ -163,12 +163,21 @@ class Measured:
                 )
         return found
 
-    def _instead(self, student: Worth | None) -> tuple[str, ...] | None:
-        """The best members by NLL on the validation rows, at the student's cost; None unless it is worth fewer."""
+    def _instead(self, worths: Mapping[str, Worth | None]) -> tuple[str, ...] | None:
+        """The best members by NLL on the validation rows, at the student's cost.
+
+        None unless the student is worth fewer members than it costs, and where those are known to be worth fewer still.
+        """
+        student = worths[STUDENT]
         if student is None or not student.falls_short or self.choice.search is None:
             return None
         best = self.choice.search.best(max(1, int(student.cost_in_members)))
-        return None if best is None else tuple(self.members[at] for at in best)
+        if best is None:
+            return None
+        known = [worths.get(name) for name, chosen in self.choice.chosen.items() if chosen == best]
+        if any(one is not None and one.is_worth_fewer(student) for one in known):
+            return None
+        return tuple(self.members[at] for at in best)
 
     def _selective(self, index: int) -> Selective | None:
         if not self.references:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from ensemble_distill.evaluation.names import ENSEMBLE, STUDENT
 from ensemble_distill.evaluation.result import Evaluation, WhoAnswers
+from ensemble_distill.evaluation.worth import Worth
 
 COLLAPSED = 0.1  # share of the diversity explained; a student that collapsed to its own mean explains 0
 
@@ -29,8 +30,14 @@ def remarks(run: Evaluation) -> Iterator[str]:
             f"{run.run} takes as long as {student.cost_in_members:.1f} members and is worth fewer in "
             f"{' and in '.join(student.falls_short)}"
         )
+        when = when_instead(run, student)
         best = f", the best of them by NLL on the validation rows: {' + '.join(run.instead)}" if run.instead else ""
-        yield f"{told}." if slower else f"{told}: serve some members instead{best}."
+        if slower:
+            yield f"{told}."
+        elif when is None:
+            yield f"{told}, but the best members that take no longer are worth fewer still."
+        else:
+            yield f"{told}: {when}serve some members instead{best}."
     if slower is not None:
         own, whole = slower
         cause = ": in networks this small, call overhead outweighs arithmetic" if _less_arithmetic(run) else ""
@@ -53,6 +60,16 @@ def remarks(run: Evaluation) -> Iterator[str]:
             "from several of them (student.init) helps most; otherwise more rows without labels (data.transfer), "
             "stronger views and more epochs."
         )
+
+
+def when_instead(run: Evaluation, student: Worth) -> str | None:
+    """When to serve some members instead of a student that falls short: "" always, otherwise a condition.
+
+    None never, since the best members at its cost are worth fewer still.
+    """
+    if run.instead is None and any(run.subensembles.values()):
+        return None
+    return "" if student.falls_short == student.known else f"if {student.falls_short[0]} is what counts, "
 
 
 def cautions(runs: Sequence[Evaluation]) -> list[str]:

@@ -82,19 +82,23 @@ class Worth:
 
         What is better than the ensemble is left out, since nobody knows how many members it is worth.
         """
-        each = {"prediction": self.prediction, "uncertainty": self.uncertainty}
-        return [
-            name
-            for name, members in each.items()
-            if members is not None and members < self.cost_in_members and name not in self.beyond
-        ]
+        return [name for name in self.known if getattr(self, name) < self.cost_in_members and name not in self.beyond]
+
+    @property
+    def known(self) -> list[str]:
+        """Those of "prediction" and "uncertainty" that exist."""
+        return [name for name in ("prediction", "uncertainty") if getattr(self, name) is not None]
+
+    def is_worth_fewer(self, student: Worth) -> bool:
+        """Whether it is worth fewer members than a student in all in which that falls short."""
+        pairs = [(getattr(self, name), getattr(student, name)) for name in student.falls_short]
+        return all(own is not None and own < theirs for own, theirs in pairs)
 
     def told(self, members: int) -> str:
         """Its worth in prediction and in uncertainty, in words, for an ensemble of `members`; empty if unknown."""
         told: list[str] = []
-        for name in ("prediction", "uncertainty"):
-            if (count := self.counted(name)) is not None:
-                told.append(f"{count}{'' if told else f' of {members} members'} in {name}")
+        for name in self.known:
+            told.append(f"{self.counted(name)}{'' if told else f' of {members} members'} in {name}")
         return " and ".join(told)
 
     def counted(self, rung: str) -> str | None:

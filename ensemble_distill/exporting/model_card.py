@@ -21,7 +21,7 @@ README = "README.md"
 MARK = "<!-- edistill export writes this file anew. To keep what you change, delete this line. -->"  # marks a card
 MOST = 50  # members to list
 SINGLE = (
-    "\n\nIt has a single head, which cannot tell model uncertainty from data uncertainty: what it calls data is the "
+    "\n\nIt has a single head, which cannot tell model uncertainty from data uncertainty: its data uncertainty is the "
     "total."
 )
 WORTH = {
@@ -140,8 +140,8 @@ def _running(graphs: Sequence[Served]) -> Iterator[str]:
             f'found = session.run(["{first}", "{last}"], {{{given}}})\n'
             "print(*found)\n"
             "```\n\n"
-            f"with rows in the place of {made}, any number of them. {_rows(graph)} "
-            f"`edistill predict INPUTS --model {graph.path.name}` does that by itself."
+            f"Replace the {made} with your rows, any number of them. {_rows(graph)} "
+            f"`edistill predict INPUTS --model {graph.path.name}` does all of this."
         )
 
 
@@ -149,7 +149,7 @@ def _rows(graph: Served) -> str:
     card = graph.card
     if card.preprocessing is not None:
         what = "a row's arrays" if card.kind == "several" else card.kind
-        return f"How they are made of {what} stands in the file's metadata, `edistill.preprocessing`."
+        return f"The file's metadata, `edistill.preprocessing`, says how to make them from {what}."
     if card.features is not None:
         return f"The numbers of a row are {', '.join(map(plain_markdown, card.features[:MOST]))}."
     return f"Rows are {card.kind} of shape {card.shape}."
@@ -159,7 +159,7 @@ def _saying(task: Task, graphs: Sequence[Served]) -> Iterator[str]:
     for graph in graphs:
         meaning = task.uncertainties_told
         rows = [[f"`{name}`", meaning[name]] for name in graph.outputs if name in meaning]
-        text = f"## What its uncertainties mean\n\nA number a row, {task.uncertainty_unit}.\n\n"
+        text = f"## What its uncertainties mean\n\nOne number per row ({task.uncertainty_unit}).\n\n"
         single = "" if "model_uncertainty" in graph.outputs else SINGLE
         yield text + _table(["output", "what it is"], rows, plain=False) + single
 
@@ -178,7 +178,7 @@ def _precision(graphs: Sequence[Served]) -> Iterator[str]:
         [f"largest difference of {name}", *(number(of["apart"].get(name)) for _, of in priced)] for name in outputs
     ]
     told = f"On {priced[0][1]['rows']:,} rows of validation. The last layers, and outputs, are float32."
-    yield f"## In less precision\n\n{told}\n\n" + _table(["", *(name for name, _ in priced)], rows)
+    yield f"## Lower precision\n\n{told}\n\n" + _table(["", *(name for name, _ in priced)], rows)
 
 
 # --- origin -----------------------------------------------------------------------------------------------------
@@ -197,7 +197,7 @@ def _origin(about: About) -> str:
     if about.calibration is not None:
         lines.append(f"- calibrated: {about.calibration.told}")
     if about.settings is not None:
-        lines.append(f"- settings: `{about.settings}` beside this file, paths in it as they were from here")
+        lines.append(f"- settings: `{about.settings}` beside this file, with paths relative to this folder")
     shown = [[member.name, f"`{member.sha256}`"] for member in about.members[:MOST]]
     more = len(about.members) - len(shown)
     table = _table(["member", "sha256"], [[plain_markdown(name), digest] for name, digest in shown], plain=False)

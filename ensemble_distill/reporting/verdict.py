@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ensemble_distill.evaluation.comparison import Comparison
 from ensemble_distill.evaluation.names import ENSEMBLE, STUDENT
-from ensemble_distill.evaluation.remarks import slower_than_all
+from ensemble_distill.evaluation.remarks import slower_than_all, when_instead
 from ensemble_distill.evaluation.result import Evaluation
 from ensemble_distill.evaluation.worth import Worth
 
@@ -17,7 +17,8 @@ class Verdict:
     """A recommendation.
 
     Attributes:
-        ship: whether the student is worth more members than it costs; None if that is unknown.
+        ship: whether the student is worth more members than it costs; None if that is unknown, or if those members are
+            worth even less.
         headline: one sentence.
         reasons: a sentence each.
     """
@@ -48,14 +49,20 @@ def verdict(found: Evaluation) -> Verdict:
             (f"{figures} {_saves(found)}", *_beside(worth)),
         )
     if worth.falls_short:
-        instead = "" if found.instead is None else f" The best for that time: {' + '.join(found.instead)}."
-        return Verdict(
-            False,
-            f"Serve some members instead: {found.run} costs more than it is worth in "
-            f"{' and in '.join(worth.falls_short)}.",
-            (f"{figures}{instead}", *_beside(worth)),
-        )
+        return _dear(found, worth, figures)
     return Verdict(True, f"{found.run} is worth having.", (figures, *_beside(worth)))
+
+
+def _dear(found: Evaluation, worth: Worth, figures: str) -> Verdict:
+    """The verdict on a student that is worth fewer members than it costs, if not all members together are faster."""
+    dear = f"{found.run} costs more than it is worth in {' and in '.join(worth.falls_short)}"
+    when = when_instead(found, worth)
+    if when is None:
+        headline = f"{dear}, but the best members for that time are worth even less."
+        return Verdict(None, headline, (figures, *_beside(worth)))
+    best = "" if found.instead is None else f" The best for that time: {' + '.join(found.instead)}."
+    advice = f"{when}serve some members instead"
+    return Verdict(False, f"{advice[0].upper()}{advice[1:]}: {dear}.", (f"{figures}{best}", *_beside(worth)))
 
 
 def _saves(found: Evaluation) -> str:

@@ -10,7 +10,10 @@ from pathlib import Path
 
 from ensemble_distill.runtime.files import DOCUMENT, read_whole
 
-MEMBERS = ("make_teacher", "make_member", "make_model", "build_model", "create_model", "get_model", "build", "model")
+MEMBERS = (
+    *("make_teacher", "make_member", "make_model", "make_net", "make_network", "build_model", "build_net"),
+    *("create_model", "get_model", "build", "model"),
+)
 BODIES = ("make_body", "build_body", "make_student", "make_backbone", "body", "backbone")
 
 

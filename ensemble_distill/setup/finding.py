@@ -71,7 +71,10 @@ def stub_file(root: Path) -> Path:
 def stub_of(scene: Scene) -> dict[Path, str]:
     """The file with functions to fill in, and its text; empty if no function is missing."""
     stubbed = [(one.members, stub_name(index)) for index, one in enumerate(scene.built) if one.stub]
-    return {stub_file(scene.root): stub(*zip(*stubbed, strict=True))} if stubbed else {}
+    if not stubbed:
+        return {}
+    groups, names = zip(*stubbed, strict=True)
+    return {stub_file(scene.root): stub(groups, names, body=scene.body_factory is None)}
 
 
 def _body(found: Sequence[Found], built: Sequence[Built], factory: Factory | None, root: Path) -> str | None:

@@ -152,9 +152,11 @@ def alike(found: Sequence[Found]) -> list[list[Found]]:
 
 
 def told_kinds(found: Sequence[Found]) -> str:
-    """How many members there are of each kind: "4 timm_run, 1 checkpoint"."""
+    """The kinds of members, and how many there are of each: "kind checkpoint", "kinds timm_run (4), checkpoint (1)"."""
     counted = Counter(one.kind for one in found if one.kind is not None and one.problem is None)
-    return ", ".join(f"{count} {kind}" for kind, count in counted.items())
+    if len(counted) < 2:
+        return "".join(f"kind {kind}" for kind in counted)
+    return "kinds " + ", ".join(f"{kind} ({count})" for kind, count in counted.items())
 
 
 def told_members(found: Sequence[Found]) -> tuple[dict[str, Any], ...]:

@@ -59,11 +59,16 @@ class Splits:
 
 
 def find_splits(folders: Sequence[Path]) -> Splits:
-    """The splits of the first folder that contains any data."""
-    for folder in dict.fromkeys(one.resolve() for one in folders):
+    """The splits of the first folder that contains any data; failing that, the only table in one of them as train."""
+    folders = list(dict.fromkeys(one.resolve() for one in folders))
+    for folder in folders:
         found, others = _named(folder)
         if found or others:
             return _opened(found, others)
+    for folder in folders:
+        tables = [one for one in entries(folder) if is_table(one)]
+        if len(tables) == 1:
+            return _opened({"train": Entry(str(tables[0]))}, [])
     return Splits()
 
 

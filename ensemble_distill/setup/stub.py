@@ -12,18 +12,19 @@ MOST = 60  # layers to list per architecture
 NORMS = ("running_mean", "running_var", "num_batches_tracked")
 
 
-def stub(groups: Sequence[Sequence[Found]], names: Sequence[str]) -> str:
+def stub(groups: Sequence[Sequence[Found]], names: Sequence[str], *, body: bool) -> str:
     """The text of the file.
 
     Args:
         groups: members of one architecture each.
         names: the function that builds each group.
+        body: whether the student's body is to be written, too.
     """
     parts = [HEAD]
     for group, name in zip(groups, names, strict=True):
         told = one_line(first_few([one.path.name for one in group]))
         parts.append(TEACHER.format(name=name, members=told, layers="\n".join(_layers(group[0].shapes))))
-    return "\n\n".join([*parts, BODY])
+    return "\n\n".join([*parts, BODY] if body else parts) + "\n"
 
 
 def _layers(shapes: Shapes) -> Iterator[str]:
@@ -82,4 +83,4 @@ BODY = '''
 def make_body() -> nn.Module:
     """A body of the student: a batch of inputs to features (B, F). A member without its last layer is a good one."""
     raise NotImplementedError("build the student's body")
-'''
+'''.rstrip()

@@ -115,9 +115,7 @@ def relative(path: Path, root: Path) -> str:
 def written(scene: Scene) -> Text:
     """The whole file."""
     text, task = Text(), scene.splits.task or "classification"
-    text.say(
-        f"# Written by edistill init: {len(scene.found)} members ({told_kinds(scene.found) or 'none of which loads'})."
-    )
+    text.say(f"# Written by edistill init: {len(scene.found)} members ({told_kinds(scene.found) or 'none loads yet'}).")
     text.say(f"# Paths are relative to this file. Lines with {FILL} are yours: fix them, and take the first # away.")
     text.say("# edistill doctor says what is wrong here; edistill settings lists every key.")
     text.set("task", task, "what the labels that were found fit" if scene.splits.task else "no labels were found")
@@ -179,7 +177,11 @@ def says_probabilities(one: Found, task: str) -> bool:
 def _built(text: Text, built: Built) -> None:
     factory = built.factory
     why = "by its name, and every tensor fits" if factory is None else "found by its name; nothing of it was run"
-    text.set("model", built.model, "to fill in: see there" if built.stub else why)
+    text.set(
+        "model",
+        built.model,
+        "to fill in there; or a timm name, if that is what the weights are of" if built.stub else why,
+    )
     if factory is not None and factory.required:
         example = "{ " + ", ".join(f"{name} = …" for name in factory.required) + " }"
         text.fill("model-kwargs", example, f"arguments that {factory.name} cannot do without")
@@ -257,8 +259,8 @@ def _views(text: Text, scene: Scene) -> None:
     text.say()
     text.say("[views]")
     transform = "mixup" if gray else VIEWS.get(train.kind, "none")
-    text.set("transform", transform, "what members are asked about besides: as they were trained, and mixup")
-    text.set("count", 4, "views of each training row; more is better, and takes longer")
+    text.set("transform", transform, "how the rows are varied that members are asked about and the student learns from")
+    text.set("count", 4, "variants (views) of each training row; more is better, and takes longer")
 
 
 def _student(text: Text, scene: Scene) -> None:

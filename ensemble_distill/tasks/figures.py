@@ -20,18 +20,18 @@ Values = dict[str, NDArray[Any]]
 Figures = dict[str, float | None]  # None for a figure that does not apply; never NaN
 
 UNCERTAINTIES = ("total_uncertainty", "data_uncertainty", "model_uncertainty")
-# each uncertainty of a row in words; for a Dirichlet, the members are draws from it
+# each uncertainty of a row in words; for a Dirichlet, the heads are draws from it
 ENTROPIES = {
-    "total_uncertainty": "the entropy of what is predicted: how unsure, for whatever reason",
-    "data_uncertainty": "aleatoric: the mean entropy of the members as the student holds them, what each leaves open",
-    "model_uncertainty": "epistemic: the total less that, how far they disagree; high where the ensemble has not "
-    "learned what to say",
+    "total_uncertainty": "the entropy of the prediction: how unsure it is, for whatever reason",
+    "data_uncertainty": "aleatoric: the mean entropy of the heads' predictions, which remains where they agree",
+    "model_uncertainty": "epistemic: total minus data uncertainty, how far the heads disagree; high where the ensemble "
+    "has learned too little",
 }
 VARIANCES = {
-    "total_uncertainty": "the variance of what is predicted: how far off it may be, for whatever reason",
-    "data_uncertainty": "aleatoric: the mean of the variances that the heads tell, what each leaves open",
+    "total_uncertainty": "the variance of the prediction: how far off it may be, for whatever reason",
+    "data_uncertainty": "aleatoric: the mean of the heads' variances, which remains where they agree",
     "model_uncertainty": "epistemic: the variance of the heads' means, how far they disagree; high where the ensemble "
-    "has not learned what to say",
+    "has learned too little",
 }
 EACH = {name: f"{name}_each" for name in UNCERTAINTIES}  # the names of per-answer values, (N, D) or (N, M, D)
 

@@ -194,3 +194,13 @@ def test_a_table_of_pictures(folder: Path) -> None:
         '{ images = "file", labels = ["kind"], classes = ["a", "b"] }'))  # fmt: skip
     checks = {one["what"]: one for one in doctor(lambda: load_settings(file)).checks}
     assert checks["data.train"]["told"] == "6 rows of pixels, labels"
+
+
+def test_the_only_table_beside_members_is_the_data_whatever_its_name(folder: Path) -> None:
+    (folder / "wines.csv").write_text("alcohol,kind\n13.2,a\n12.1,b\n")
+    assert init(folder).splits["train"]["problem"] == "its columns are not declared yet"
+    text = (folder / "edistill.toml").read_text()
+    assert tomllib.loads(text)["data"] == {"train": "wines.csv"}
+    assert '# all = "wines.csv"' in text, "it can be split, too"
+    (folder / "scores.csv").write_text("epoch,loss\n1,.5\n")
+    assert not init(folder, overwrite=True).splits, "of two tables, either may be something else"

@@ -109,6 +109,14 @@ def test_weights_alone_get_a_stub_that_says_what_is_in_them(here: Path) -> None:
     assert "model.py" not in {file for file, *_ in init("ours", overwrite=True).fill}
 
 
+def test_a_stub_leaves_out_a_body_that_exists_elsewhere(here: Path) -> None:
+    Path("ours/model.py").write_text("import torch\n\ndef make_body():\n    return torch.nn.Flatten()\n")
+    report = init("ours")
+    assert str(load_settings().student.model).endswith("ours/model.py:make_body")
+    assert "make_body" not in Path("model.py").read_text()
+    assert [why for file, _, why in report.fill if file == "model.py"] == ["build the module that these weights are of"]
+
+
 def test_members_of_two_architectures_get_a_table(here: Path) -> None:
     import timm
 

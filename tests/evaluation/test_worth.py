@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from itertools import combinations
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,10 @@ import torch
 from numpy.typing import NDArray
 
 from ensemble_distill.evaluation import ladder
+from ensemble_distill.evaluation.choosing import Choice
 from ensemble_distill.evaluation.ladder import Climb, drawn
-from ensemble_distill.evaluation.worth import is_beyond, rung, scaled_l1, worth
+from ensemble_distill.evaluation.measured import Measured
+from ensemble_distill.evaluation.worth import Worth, is_beyond, rung, scaled_l1, worth
 from ensemble_distill.predictive import open_family
 from ensemble_distill.predictive.answered import those_who_answer
 from ensemble_distill.predictive.protocol import Family
@@ -273,3 +276,25 @@ def test_what_is_wrong_once_the_mean_is_right() -> None:
     assert scaled_l1(np.array([2.0, 4.0]), np.array([1.0, 2.0])) == 0
     assert scaled_l1(np.array([1.0, 1.0]), np.array([1.0, 3.0])) == pytest.approx(0.5)
     assert scaled_l1(np.zeros(2), np.array([1.0, 3.0])) == 1
+
+
+@pytest.mark.parametrize(
+    ("worths", "instead"),
+    [
+        ((5.0, 2.3, 0.0, 0.0), None),  # the student falls short in uncertainty, and the best two are worth less still
+        ((5.0, 2.3, 0.0, 2.6), ("a", "c")),
+        ((1.5, 2.3, 2.0, 0.0), ("a", "c")),  # it falls short in both, and they are better in one
+        ((5.0, 2.3, 3.0, None), ("a", "c")),  # what they are worth in uncertainty is unknown
+        ((5.0, 2.5, 3.0, 3.0), None),  # it does not fall short
+    ],
+)
+def test_members_that_are_worth_fewer_than_the_student_are_not_named_in_its_place(
+    worths: tuple[float | None, ...], instead: tuple[str, ...] | None
+) -> None:
+    prediction, uncertainty, theirs, their_uncertainty = worths
+    cost = {"latency": 2.4, "macs": None, "parameters": None}
+    student = Worth(prediction, None, uncertainty, None, (), cost)
+    best = Worth(theirs, None, their_uncertainty, None, (), None)
+    search = SimpleNamespace(best=lambda size: (0, 2) if size == 2 else None)
+    measured: Any = SimpleNamespace(choice=Choice({"best-2": (0, 2), "best-3": None}, search), members=("a", "b", "c"))  # type: ignore[arg-type]
+    assert Measured._instead(measured, {"student": student, "best-2": best, "best-3": None}) == instead

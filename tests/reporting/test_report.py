@@ -317,8 +317,10 @@ def figures(
     ("worth", "latency", "whole", "ship", "told"),
     [
         ((3.0, 2.5), 2.0, 4.0, True, ["worth having", "3.0 of 4 members in prediction and 2.5 in uncertainty", "2.0"]),
-        ((3.0, 1.5), 2.0, 4.0, False, ["some members", "in uncertainty.", "member-0 + member-1"]),
-        ((1.5, 3.0), 2.0, 4.0, False, ["some members", "in prediction."]),
+        ((3.0, 1.5), 2.0, 4.0, False, ["If uncertainty is what counts, serve some members", "member-0 + member-1"]),
+        ((1.5, 3.0), 2.0, 4.0, False, ["If prediction is what counts, serve some members", "in prediction."]),
+        ((1.5, 1.5), 2.0, 4.0, False, ["Serve some members", "in prediction and in uncertainty."]),
+        ((1.5, None), 2.0, 4.0, False, ["Serve some members", "in prediction."]),
         ((3.0, None), 2.0, 4.0, True, ["worth having", "3.0 of 4 members in prediction,"]),
         ((None, 3.0), 2.0, 4.0, True, ["worth having", "3.0 of 4 members in uncertainty,"]),
         ((None, None), 2.0, 4.0, None, ["unknown whether", "no labels"]),
@@ -344,6 +346,15 @@ def test_what_to_do_follows_from_worth_and_cost(
     advice = " ".join(remarks(found))
     assert ("some members instead" in advice) == ("some members" in said.headline), "both advise the same"
     assert ("serve the ensemble" in advice) == ("the ensemble itself" in said.headline)
+
+
+def test_members_that_are_worth_fewer_than_the_student_are_not_recommended(judged: tuple[Path, Evaluation]) -> None:
+    found = replace(figures(judged[1], (3.0, 1.5), 2.0, 4.0), instead=None)
+    assert any(found.subensembles.values()), "some were chosen, so the student was compared with them"
+    said, advice = verdict(found), " ".join(remarks(found))
+    assert said.ship is None
+    assert said.headline.endswith("in uncertainty, but the best members for that time are worth even less.")
+    assert "worth fewer in uncertainty, but the best members that take no longer are worth fewer still." in advice
 
 
 # --- in a browser -----------------------------------------------------------------------------------------------
