@@ -204,3 +204,11 @@ def test_the_only_table_beside_members_is_the_data_whatever_its_name(folder: Pat
     assert '# all = "wines.csv"' in text, "it can be split, too"
     (folder / "scores.csv").write_text("epoch,loss\n1,.5\n")
     assert not init(folder, overwrite=True).splits, "of two tables, either may be something else"
+
+
+@pytest.mark.parametrize(("layer", "offered"), [(nn.Conv1d(2, 4, 3), False), (nn.Conv2d(2, 4, 3), True)])
+def test_compressing_is_offered_where_it_works(folder: Path, layer: nn.Module, offered: bool) -> None:
+    for member in range(2):
+        save_file(nn.Sequential(layer, nn.Linear(4, 3)).state_dict(), folder / f"teachers/member-{member}.safetensors")
+    init(folder)
+    assert ("compress = " in (folder / "edistill.toml").read_text()) == offered
