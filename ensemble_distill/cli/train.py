@@ -15,7 +15,6 @@ from ensemble_distill.settings import Settings
 
 if TYPE_CHECKING:
     from ensemble_distill.chains.generations import ChainReport
-    from ensemble_distill.training.report import TrainReport
 
 FLAGS = [
     "method",
@@ -75,7 +74,14 @@ def register(app: typer.Typer) -> None:
         render.table(
             f"{report.folder.name}",
             ["method", "heads", "parameters", "seconds"],
-            [[report.method, counted(report.heads, "head"), f"{report.parameters:,}", _seconds(report)]],
+            [
+                [
+                    report.method,
+                    counted(report.heads, "head"),
+                    f"{report.parameters:,}",
+                    _seconds(report.seconds, report.fresh),
+                ]
+            ],
         )
 
 
@@ -88,10 +94,10 @@ def _show_chain(report: ChainReport, json: bool) -> None:
     render.table(
         f"{report.folder.name}: {counted(len(report.generations), 'generation')} by {report.method}",
         ["", "parameters", "seconds"],
-        [[one.folder.name, f"{one.parameters:,}", _seconds(one)] for one in report.generations],
+        [[one.folder.name, f"{one.parameters:,}", _seconds(one.seconds, one.fresh)] for one in report.generations],
     )
 
 
-def _seconds(report: TrainReport) -> str:
+def _seconds(seconds: float, fresh: bool) -> str:
     """The time that training took; "–" if nothing was left to train."""
-    return f"{report.seconds:.1f}" if report.fresh else "–"
+    return f"{seconds:.1f}" if fresh else "–"
