@@ -163,10 +163,11 @@ def contents(folder: Path, without: Sequence[str] = ()) -> dict[str, bytes]:
 
 
 def unseal(run: Path) -> Path:
-    """Make a run what version 0.1.0 wrote, which held no digests, so that a test can edit it; returns its config."""
+    """Make a run one of version 0.1.0, without digests and answers, so that a test can edit it; returns its config."""
     config, weights = run / "config.json", run / "student.safetensors"
     record = json.loads(config.read_text())
-    record.pop("sha256", None)
+    for later in ("sha256", "answers"):
+        record.pop(later, None)
     config.write_text(json.dumps({**record, "edistill": "0.1.0"}))
     weights.write_bytes(save(load(weights.read_bytes())))
     return config
