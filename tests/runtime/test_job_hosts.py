@@ -106,7 +106,7 @@ def test_two_hosts_end_when_they_lose_each_other_and_go_on_to_the_same_bytes(
         whole = bytes_of(folder / f"whole-{made}")
         for one in timed(hosts, folder, command, lost, steps):
             assert (one.status, one.error) == (job.STATUS, ""), one
-            assert one.err.count("Error:") == 1, one
+            assert sum(line.startswith("Error:") for line in one.err.splitlines()) == 1, one  # torch may add its own
             assert "Traceback" not in one.err
         assert bytes_of(folder / made) != whole
         assert contents(folder).items() >= before.items()
