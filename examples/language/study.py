@@ -229,7 +229,7 @@ def table(file: Path) -> None:
     print("| arm | seeds | test perplexity | from its teacher, % | from labels alone, % |\n|---|---:|---:|---:|---:|")
     for arm, by_seed in found.items():
         labels = "supervised, AdamW" if arm.endswith(", AdamW") else "supervised"
-        told = [apart(by_seed, found[other]) for other in ("teacher", labels)]
+        told = [apart(by_seed, found.get(other, {})) for other in ("teacher", labels)]
         print(f"| {arm} | {len(by_seed)} | {np.mean(list(by_seed.values())):.2f} | {' | '.join(told)} |")
     for name, (teacher, student) in PUBLISHED.items():
         print(f"| the paper's {name}, BAN+L | 1 | {teacher} → {student} | {100 * math.log(student / teacher):+.1f} | |")
