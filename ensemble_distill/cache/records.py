@@ -98,17 +98,19 @@ class Records:
         """Outputs (B, M, *shape) of B rows, each in its own view, or all in one."""
         rows = np.asarray(rows, dtype=np.int64)
         views = np.broadcast_to(np.asarray(views, dtype=np.int64), rows.shape)
-        if self._held is not None:
-            found = self._held[views, :, rows]  # one gather for all members: (B, M)
-            return self._format.decode(found.reshape(-1)).reshape(*found.shape, *self._format.shape)
-        found = np.empty((len(self.members), len(rows)), self._record)
+        # in memory, one gather for all members
+        found = self._gathered(rows, views) if self._held is None else self._held[views, :, rows]
+        return self._format.decode(found.reshape(-1)).reshape(*found.shape, *self._format.shape)
+
+    def _gathered(self, rows: NDArray[np.int64], views: NDArray[np.int64]) -> NDArray[np.void]:
+        """The records of B rows, each in its own view, from their files: (B, M)."""
+        found = np.empty((len(rows), len(self.members)), self._record)
         for view in np.unique(views):
             here = np.flatnonzero(views == view)
             wanted = rows[here]
             for m in range(len(self.members)):
-                found[m, here] = self._open(m, int(view))[wanted]
-        found = np.ascontiguousarray(found.T)
-        return self._format.decode(found.reshape(-1)).reshape(*found.shape, *self._format.shape)
+                found[here, m] = self._open(m, int(view))[wanted]
+        return found
 
     def _open(self, member: int, view: int) -> NDArray[np.void]:
         """A record file (rows,), memory-mapped; its header is checked the first time."""

@@ -71,17 +71,11 @@ def register(app: typer.Typer) -> None:
             return
         if not report.fresh:
             render.message(f"{report.folder} is up to date.")
+        took = _seconds(report.seconds, report.fresh)
         render.table(
             f"{report.folder.name}",
             ["method", "heads", "parameters", "seconds"],
-            [
-                [
-                    report.method,
-                    counted(report.heads, "head"),
-                    f"{report.parameters:,}",
-                    _seconds(report.seconds, report.fresh),
-                ]
-            ],
+            [[report.method, counted(report.heads, "head"), f"{report.parameters:,}", took]],
         )
 
 

@@ -270,13 +270,13 @@ def _student(text: Text, scene: Scene) -> None:
         text.fill("model", '"model.py:make_body"', "a timm name or file.py:function; its output is (B, F)")
     else:
         text.set("model", scene.body, "a timm name or a function; its output is (B, F)")
-    if len(scene.built) == 1 and _is_compressed(scene.built[0]) and len(scene.built[0].members) == len(scene.found):
+    if len(scene.built) == 1 and _can_be_compressed(scene.built[0]) and len(scene.built[0].members) == len(scene.found):
         (pattern, *_) = patterns(scene.built[0].members, scene.found)
         text.say(f"# init = [{toml(pattern)}]", "start from the members: best where model is theirs without its last")
         text.say("# compress = 0.34", "layer. Then take both # away")
 
 
-def _is_compressed(built: Built) -> bool:
+def _can_be_compressed(built: Built) -> bool:
     """Whether `student.compress` can make its layers thinner: convolutions of series and volumes stay whole."""
     shapes = built.members[0].shapes
     return not any(name.endswith("weight") and len(shape) in (3, 5) for name, shape in shapes.items())
