@@ -23,7 +23,7 @@ from ensemble_distill.runtime.files import read_whole, write_whole
 from ensemble_distill.runtime.jsons import parse_json
 
 NAME = "notes"  # the folder in a cache
-FORMAT = 1
+FORMAT = 2  # 1 could call rows unlabeled whose labels it had missed
 SETTLED = 2_000_000_000  # nanoseconds; by then, a further change of a file gets another time
 TEXTS = (str, int, float, bool)
 

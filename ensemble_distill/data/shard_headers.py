@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ensemble_distill.data.shard_rows import EXTENSIONS, Sample, samples_in
+from ensemble_distill.data.shard_rows import EXTENSIONS, Sample, label_file, samples_in
 from ensemble_distill.data.tar_index import Placed
 from ensemble_distill.errors import EdistillError
 
@@ -57,12 +57,12 @@ class Headers:
 
     def _label(self, sample: Sample) -> None:
         """Reads a sample's labels. Raises EdistillError unless it has some exactly if the first sample does."""
-        if self.labeled is None:
-            has = {name.partition(".")[0] if name.startswith("json.") else name for name in self.texts}
-            self.labeled = bool(has & sample.files.keys())
-        self.others |= sample.files.keys() - {*EXTENSIONS, *self.texts}
+        files = {label_file(name) for name in self.texts}
+        has = not files.isdisjoint(sample.files)
+        self.labeled = has if self.labeled is None else self.labeled
+        self.others |= sample.files.keys() - {*EXTENSIONS, *files}
         if not self.labeled:
-            if any(name in sample.files for name in self.texts):
+            if has:
                 raise EdistillError(
                     f"{sample.shard}: sample {sample.key} has a label, and the first one has none. Give every sample "
                     "one, or none."

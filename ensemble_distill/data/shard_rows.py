@@ -26,7 +26,7 @@ class Sample:
     Attributes:
         shard: the archive that they are in.
         key: the common name, with its folder and without an extension.
-        files: the files by extension.
+        files: the files by extension, in lower case.
     """
 
     shard: Path
@@ -39,7 +39,7 @@ class Sample:
         Raises:
             EdistillError: the sample has no picture, or several.
         """
-        wanted = (column,) if column is not None else EXTENSIONS
+        wanted = (column.lower(),) if column is not None else EXTENSIONS
         found = [placed for extension, placed in self.files.items() if extension in wanted]
         if len(found) != 1:
             has = "no picture" if not found else f"{len(found)} pictures"
@@ -56,9 +56,9 @@ class Sample:
         Raises:
             EdistillError: there is no such file or key, or the value is not a text, a number or a boolean.
         """
-        extension, _, key = column.partition(".")
+        extension, key = label_file(column), column.partition(".")[2]
         if extension != JSON:
-            return self._read(column).strip()
+            return self._read(extension).strip()
         try:
             said: Any = parse_json(self._read(JSON))
             if not isinstance(said, dict) or key not in said:
@@ -86,6 +86,12 @@ class Sample:
             return read_at(self.shard, placed).decode()
         except UnicodeDecodeError as error:
             raise EdistillError(f"{self.shard}: {placed.name} is not UTF-8 text: {error.reason}. Fix it.") from None
+
+
+def label_file(column: str) -> str:
+    """The extension of the file that holds a label, as in `Sample.files`: "json" for "json.kind", "cls" for "CLS"."""
+    head, dot, _ = column.lower().partition(".")
+    return head if dot and head == JSON else column.lower()
 
 
 def read_at(shard: Path, placed: Placed) -> bytes:

@@ -165,7 +165,7 @@ ODD: dict[str, Callable[[Any], Any]] = {
     "names that are none": lambda record: {**record, "names": [5] * ROWS},
     "labels that are tables": lambda record: {**record, "texts": {"cls": [{}] * ROWS}},
     "no labels at all": lambda record: {**record, "texts": {}},
-    "another format": lambda record: {**record, "format": 2},
+    "another format": lambda record: {**record, "format": 1},
     "no table": lambda record: [record],
     "a key less": lambda record: {key: value for key, value in record.items() if key != "at"},
 }

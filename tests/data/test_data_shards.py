@@ -115,6 +115,8 @@ def test_labels_of_every_kind(tmp_path: Path) -> None:
     several = written(tmp_path / "several", wet=b"1", far=b"0")
     both = open_source(several, "multi-label", columns=Columns(images="png", labels=("wet", "far")))
     assert_array_equal(both.labels, [[1, 0]] * ROWS)
+    loud = open_source(folder, columns=Columns(images="PNG", labels=("CLS",)))
+    assert_array_equal(loud.labels, LABELS)
     none = open_source(written(tmp_path / "none", cls=None))
     assert none.labels is None
     assert 'labels = ["json.KEY"]' in none.remarks[0]
@@ -198,6 +200,12 @@ def test_folders_of_pictures_stay_what_they_are(tmp_path: Path) -> None:
 def test_samples_that_are_not_whole(tmp_path: Path, files: list[tuple[str, bytes]], words: Sequence[str]) -> None:
     with refused("a.tar", *words):
         open_source(archive(tmp_path / "a.tar", files))
+
+
+def test_a_label_in_json_that_the_first_sample_lacks(tmp_path: Path) -> None:
+    path = archive(tmp_path / "a.tar", [*sample(0, json=None), *sample(1)])
+    with refused("a.tar", "s0001", "has a label, and the first one has none"):
+        open_source(path, columns=Columns(images="png", labels=("json.kind",), classes=NAMES))
 
 
 @pytest.mark.parametrize(
