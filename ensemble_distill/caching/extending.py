@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ensemble_distill.cache.manifest import Manifest, refuse_other_data, refuse_other_members
-from ensemble_distill.cache.writer import drop_inputs, drop_member, drop_parts
+from ensemble_distill.cache.writer import drop_drawn, drop_inputs, drop_member, drop_parts
 from ensemble_distill.caching.replay import drop_samples
 from ensemble_distill.errors import CacheError
 
@@ -31,7 +31,7 @@ def extended(folder: Path, manifest: Manifest, asked: Manifest) -> Manifest:
         elif manifest.splits[name] != asked.splits[name]:
             drop_parts(folder, name)
             drop_samples(folder, name)
-            manifest = _without_inputs(folder, manifest, name)
+            manifest = _without_made(folder, manifest, name)
     now = {member.name: member for member in asked.members}
     for member in manifest.members:
         if now.get(member.name) != member and manifest.unfinished(member.name):
@@ -60,12 +60,15 @@ def _stored_anew(folder: Path, manifest: Manifest, asked: Manifest) -> Manifest:
     if (manifest.dtype, manifest.caching["batch_size"]) != (asked.dtype, asked.caching["batch_size"]):
         drop_parts(folder)
         for name in manifest.splits:
-            manifest = _without_inputs(folder, manifest, name)
+            manifest = _without_made(folder, manifest, name)
     versions = {name: manifest.caching[name] for name in ("versions",) if name in manifest.caching}
     return replace(manifest, dtype=asked.dtype, caching={**manifest.caching, **asked.caching, **versions})
 
 
-def _without_inputs(folder: Path, manifest: Manifest, split: str) -> Manifest:
+def _without_made(folder: Path, manifest: Manifest, split: str) -> Manifest:
+    """The manifest without the stored inputs and the drawn ids of a split."""
     for key in manifest.pushed_views(split):
         manifest = drop_inputs(folder, manifest, key)
+    for drawn in [key for key in manifest.drawn if key.split == split]:
+        manifest = drop_drawn(folder, manifest, drawn)
     return manifest

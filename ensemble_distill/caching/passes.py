@@ -139,8 +139,8 @@ def _begun(
     refuse_no_room_to_store(folder, pictures, disk[0])
     if overwrite:
         clear_folder(folder, FILES, last=NAME)
-    for key in settled.drawn:  # noted by a first pass that ended before its first record; the split is dense now
-        if key.split in splits and key.split not in drawn:
+    for key, how in settled.drawn.items():  # of a first pass that ended before any answer; drawn otherwise now, or not
+        if key.split in splits and drawn.get(key.split) != how.samples:
             settled = drop_drawn(folder, settled, key)
     tell_to_store(folder, pictures, splits, asking)
     groups = groups_of(opened, settled, room)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,28 @@ def test_lost_ids_are_drawn_again_with_all_that_was_said_of_them(tmp_path: Path)
     RecordKey("train", "member-1", 0).path(folder / "cache").unlink()
     assert cache_logits(settings(folder, TWO)).added == 1
     assert contents(folder / "cache") == before
+
+
+@pytest.mark.parametrize("change", ["rows", "members", "cache.batch-size", "cache.samples", "cache.records"])
+def test_ids_without_any_answers_are_drawn_again_if_something_changed(made: Path, tmp_path: Path, change: str) -> None:
+    """As a kill leaves them between two saves of the manifest, if the records are large."""
+    folder = shutil.copytree(made, tmp_path / "words", ignore=shutil.ignore_patterns("cache", "dense"))
+    cache, sets = folder / "cache", dict(SAMPLED)
+    cache_logits(of(folder, sets))
+    manifest = Manifest.load(cache)
+    for key in manifest.answers:
+        key.path(cache).unlink()
+    ids = SampleKey("train", 0)
+    replace(manifest, records={ids: manifest.records[ids]}).save(cache)
+    if change == "rows":
+        (folder / "train.txt").write_text(language.words(language.TOKENS["train"], 9))
+    elif change == "members":
+        (folder / "teachers/member-0.safetensors").unlink()
+    else:
+        sets |= {change: {"cache.batch-size": 4, "cache.samples": 3, "cache.records": "dense"}[change]}
+    cache_logits(of(folder, sets))
+    cache_logits(of(folder, {**sets, "output.cache": "whole"}))
+    assert contents(cache, ["args.toml"]) == contents(folder / "whole", ["args.toml"])
 
 
 # --- how it is chosen -------------------------------------------------------------------------------------------
