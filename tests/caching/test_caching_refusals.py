@@ -22,8 +22,8 @@ from tiny import (
 )
 
 from ensemble_distill.cache import writer
-from ensemble_distill.cache.manifest import Manifest
-from ensemble_distill.facts import Preprocessing
+from ensemble_distill.cache.manifest import Manifest, as_recorded
+from ensemble_distill.facts import Member, Preprocessing
 from ensemble_distill.workflows.cache_logits import cache_logits
 from ensemble_distill.workflows.train import train
 
@@ -190,6 +190,13 @@ def test_a_changed_member_is_refused(cached: Path) -> None:
 def test_a_member_with_another_preprocessing_is_refused(cached: Path) -> None:
     now = settings(cached, {"teachers.preprocessing": {"size": [6, 6], "mean": [0.5], "std": [0.25]}})
     refuses_to_use(cached, now, "member-0 with preprocessing", "std=(0.5,)", "std=(0.25,)")
+
+
+@pytest.mark.parametrize("kind", ["pixels", "text", "several", "tokens", "tensor", "features"])
+def test_another_preprocessing_is_another_member_wherever_it_acts(kind: str) -> None:
+    was, now = (Member("a", "0" * 64, preprocessing=Preprocessing((6, 6), (mean,), (0.5,))) for mean in (0.5, 0.4))
+    found = as_recorded([was], now, ["features", kind])
+    assert found == (now if kind in ("pixels", "text", "several") else was)
 
 
 def test_a_member_said_to_return_something_else_is_refused(cached: Path) -> None:

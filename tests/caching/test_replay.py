@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 from tiny import contents, examples, killed_at, linear, make_folder, refused, save_member, settings
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -17,7 +17,7 @@ from ensemble_distill.cache.reader import Cache
 from ensemble_distill.cache.records import Records
 from ensemble_distill.caching.panel import Asking
 from ensemble_distill.caching.passes import cache_outputs
-from ensemble_distill.caching.replay import ROWS, VIEWS, check_samples, keep_samples
+from ensemble_distill.caching.replay import ROWS, VIEWS, _tolerance, check_samples, keep_samples
 from ensemble_distill.data import rendition
 from ensemble_distill.data.arrays import Arrays
 from ensemble_distill.data.image_folder import ImageFolder
@@ -25,7 +25,8 @@ from ensemble_distill.data.plan import SplitPlan
 from ensemble_distill.data.rows import ViewedRows
 from ensemble_distill.data.source import Array, Kind, Source
 from ensemble_distill.data.views import open_view
-from ensemble_distill.facts import Member, Preprocessing
+from ensemble_distill.facts import Member, Preprocessing, Several
+from ensemble_distill.facts.several import Part
 from ensemble_distill.runtime.progress import Silent
 from ensemble_distill.runtime.ranks import Rank
 from ensemble_distill.tasks.classification import Classification
@@ -257,6 +258,19 @@ def test_inputs_that_are_no_pixels_differ_by_rounding_only(tmp_path: Path, kind:
         else:
             with refused("of train differs by 0.0010"):
                 check_samples(tmp_path, "train", ViewedRows(other, view, 0), 2)
+
+
+def test_each_of_several_arrays_has_the_tolerance_of_its_kind() -> None:
+    parts = (
+        Part("image", "image", "pixels", (1, 1, 2), Preprocessing((1, 2), (0.0,), (1.0,))),
+        Part("word", "word", "tokens", (2,)),
+        Part("size", "size", "features", (3,)),
+    )
+    then = np.array([0.2, 0.9, 7, 8, 20, -1000, 3], np.float32)
+    level, own = 2 / 255, 1e-5 * 1000
+    assert_allclose(_tolerance("several", Several(parts), then), [level, level, 0, 0, own, own, own], atol=2e-6)
+    assert _tolerance("text", None, then) == 0
+    assert _tolerance("features", None, then[:2]) == 1e-5, "of 1 at least"
 
 
 @pytest.mark.parametrize("rows", [1, 3, 4, 100])

@@ -66,6 +66,14 @@ def test_the_more_uncertain_rows_abstain(here: Path, by: str) -> None:
     assert {row["abstains"] for row in rows} == {"true", "false"}
 
 
+def test_a_row_at_the_threshold_does_not_abstain(here: Path) -> None:
+    """Also if the threshold, in the digits that tell a float32, is a little below it."""
+    values = said(here)["total_uncertainty"]
+    at, text = next((at, str(value)) for at, value in enumerate(values) if float(value) > float(str(value)))
+    rows = rows_of(predict(f"some.npz -m {MODEL} --abstain-above {text}").stdout)
+    assert rows[at]["abstains"] == "false"
+
+
 @pytest.mark.parametrize("name", ["a.csv", "a.json", "a.jsonl", "a.ndjson", "a.parquet", "a.txt"])
 def test_a_file_is_written_as_it_is_named_and_again(here: Path, name: str) -> None:
     if name.endswith(".parquet"):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from scipy import optimize
 from torch import Tensor
 from torch.testing import assert_close
 
+from ensemble_distill.evaluation import fit as fitting
 from ensemble_distill.evaluation.fit import REACH, fit
 from ensemble_distill.facts import Calibration
 from ensemble_distill.predictive.categorical import Categorical
@@ -49,7 +52,8 @@ def test_a_distortion_of_the_members_is_undone() -> None:
 
 
 def test_the_temperature_is_that_of_least_divergence() -> None:
-    ensemble, student = members(), Categorical(3 * members().pooled().logits + 0.3 * normal(N, 1, K, seed=5))
+    # far apart, so that the least divergence of the ensemble from the student is at another temperature
+    ensemble, student = members(), Categorical(3 * members().pooled().logits + 3 * normal(N, 1, K, seed=5))
     found = fit(ensemble, student)
     assert (found.spread, found.variance) == (1.0, 1.0)  # a single head has no spread
 
@@ -125,6 +129,38 @@ def test_a_power_that_one_half_alone_wants_is_not_taken() -> None:
         up, down = (student.calibrated(Calibration(power=power)) for power in powers)
         halves = (halved(up, 0), halved(student, 0)), (halved(down, 1), halved(student, 1))
         assert fit(student, student, halves=halves).power == 0
+
+
+def test_the_power_is_the_mean_of_those_of_both_halves() -> None:
+    student = Categorical(normal(400, 1, K, seed=11) * 3 + 0.2 * normal(400, M, K, seed=12))
+    one, other = (student.calibrated(Calibration(power=power)) for power in (0.3, 0.33))
+    halves = (halved(one, 0), halved(student, 0)), (halved(other, 1), halved(student, 1))
+    found = fit(student, student, halves=halves).power
+    assert found == pytest.approx(0.315, abs=0.01)
+    assert fit(student, student, halves=halves[::-1]).power == found
+
+
+def test_a_power_has_to_reduce_the_mean_error_by_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a little more than half of the rows the ensemble wants a power, and of the others the opposite one."""
+    student = Categorical(normal(400, 1, K, seed=11) * 3 + 0.2 * normal(400, M, K, seed=12))
+    up, down = (student.calibrated(Calibration(power=power)).logits for power in (0.3, -0.3))
+    ensemble = Categorical(torch.where((torch.arange(400) % 100 < 58)[:, None, None], up, down))
+    wanted, halves = ensemble.summary().model, ((ensemble, student), (ensemble, student))
+
+    def error(power: float) -> float:
+        def moved(log_spread: float) -> Tensor:
+            return student.calibrated(Calibration(spread=float(np.exp(log_spread)), power=power)).summary().model
+
+        spread = optimize.brentq(lambda at: float((moved(at).mean() / wanted.mean()).log()), -4, 4, xtol=1e-3)
+        return float((moved(spread) - wanted).abs().mean())
+
+    found = fit(ensemble, student, halves=halves).power
+    least = error(found)
+    assert least < min(error(found - 0.05), error(found + 0.05))
+    gain = 1 - least / error(0.0)
+    assert 0.01 < gain < 0.02
+    monkeypatch.setattr(fitting, "GAIN", 1.1 * gain)
+    assert fit(ensemble, student, halves=halves).power == 0
 
 
 def halved(said: Categorical, start: int) -> Categorical:

@@ -14,6 +14,7 @@ from tiny import refused, settings
 from torch import Tensor, nn
 
 from ensemble_distill.exporting import ensemble as ensemble_export
+from ensemble_distill.exporting.members import Seen, reseen
 from ensemble_distill.facts import Member, Preprocessing
 from ensemble_distill.tasks.classification import Classification
 from ensemble_distill.workflows import export_ensemble
@@ -65,6 +66,8 @@ def test_a_member_that_is_no_network_is_refused(folder: Path, monkeypatch: pytes
     [
         (Preprocessing((8, 8), (0.5,), (0.5,)), "size = (6, 6), and m1 with (8, 8)"),
         (Preprocessing((6, 6), (0.5,), (0.5,), crop_pct=0.9), "crop_pct = 1.0, and m1 with 0.9"),
+        (Preprocessing((6, 6), (0.5,), (0.5,), "bicubic"), "interpolation = bilinear, and m1 with bicubic"),
+        (Preprocessing((6, 6), (0.5,), (0.5,), crop_mode="squash"), "crop_mode = center, and m1 with squash"),
         (Preprocessing((6, 6), (0.5,) * 3, (0.5,) * 3), "mean"),
     ],
 )
@@ -72,6 +75,18 @@ def test_members_that_one_input_cannot_serve_are_refused(other: Preprocessing, t
     members, modules = opened(["mlp", "mlp"], [Preprocessing((6, 6), (0.5,), (0.5,)), other])
     with refused("Member m0", told, "one graph has one input", "teachers.path"):
         ensemble_export.ensemble_module(Classification(("a", "b")), "pixels", members, modules, torch.zeros(2, 1, 6, 6))
+
+
+def test_a_border_has_the_color_of_one_mean() -> None:
+    """Where borders are filled, another mean is another picture, and another deviation is not."""
+    first = Preprocessing((6, 6), (0.5,), (0.5,), crop_mode="border")
+    for other, told in ((replace(first, std=(0.2,)), None), (replace(first, mean=(0.4,)), "mean = (0.5,), and m1")):
+        members, _ = opened(["mlp", "mlp"], [first, other])
+        if told is None:
+            assert isinstance(reseen(members)[1], Seen)
+        else:
+            with refused("Member m0", told, "one graph has one input"):
+                reseen(members)
 
 
 def test_a_sparse_tensor_is_read_as_in_the_pass() -> None:

@@ -293,6 +293,22 @@ def test_the_comparison_sees_a_real_difference(small: tuple[Student, StudentConf
     assert not path.exists()
 
 
+@pytest.mark.parametrize("off", [1e-3, np.nan])
+@pytest.mark.parametrize(("rows", "at"), [(1, 0), (4, 2)])
+def test_one_row_alone_and_all_together_are_compared(rows: int, at: int, off: float) -> None:
+    wanted = np.arange(12, dtype=np.float32).reshape(4, 3)
+
+    class Off:
+        def run(self, x: Any) -> Any:
+            found = wanted[: len(x)].copy()
+            found[at if len(x) == rows else 0, 1] += off if len(x) == rows else 0
+            return {"y": found}
+
+    expected = onnx_format.Wanted(torch.zeros(4, 2), {"y": wanted}, lambda name, of: 1e-4, "Report it.")
+    with pytest.raises(EdistillError, match=rf"y differs from torch's by .* on {rows} real rows"):
+        onnx_format._compare(Off(), expected)  # type: ignore[arg-type]
+
+
 def test_more_than_a_file_holds_is_refused_before_the_work(
     small: tuple[Student, StudentConfig, Tensor, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -141,7 +141,7 @@ def test_of_stale_files_one_command_makes_all_anew(runs: Path, loose: None) -> N
 
 def test_pixels_that_are_no_bytes_are_refused(runs: Path) -> None:
     _, raw = export(settings(runs), "hydra-s0", uint8_input=True).files
-    for value, told in ((0.3, "165.8"), (1.2, "280.5")):
+    for value, told in ((0.3, "165.8"), (300 / 127.5 - 1, "300"), (-20 / 127.5 - 1, "-20")):
         with refused("8 bits", told):
             Served(raw).run(np.full((2, 1, 6, 6), value, np.float32))
 

@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from configs import configured
@@ -20,6 +21,7 @@ from ensemble_distill.exporting.program import export_program
 from ensemble_distill.facts import Member
 from ensemble_distill.predictive.gaussian import GaussianFamily
 from ensemble_distill.runs.exports import program_metadata, stale_exports
+from ensemble_distill.serving.program import _tensor
 from ensemble_distill.students.heads import Heads
 from ensemble_distill.students.student import Student
 from ensemble_distill.tasks.classification import Classification
@@ -97,9 +99,9 @@ def test_a_body_that_torch_cannot_export_is_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("level", "spread"), [(0.0, 1e-6), (1e6, 1.0)])
-def test_one_that_says_something_else_is_refused_in_any_unit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, level: float, spread: float
+@pytest.mark.parametrize(("level", "spread", "rows"), [(0.0, 1e-6, 1), (1e6, 1.0, 4)])
+def test_one_that_says_something_else_of_one_row_or_of_several_is_refused_in_any_unit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, level: float, spread: float, rows: int
 ) -> None:
     task, members = Regression(), tuple(Member(name, name * 64, output="mean") for name in "abc")
     family = GaussianFamily(level, spread)
@@ -116,12 +118,25 @@ def test_one_that_says_something_else_is_refused_in_any_unit(
             self.program = program
 
         def module(self) -> Any:
-            return lambda x: [values + spread for values in self.program.module()(x)]
+            return lambda x: [values + spread * (len(x) == rows) for values in self.program.module()(x)]
 
     load = torch.export.load
     monkeypatch.setattr(torch.export, "load", lambda path: Off(load(path)))
     with refused("The program's mean differs", "nothing was written", "--safetensors"):
         export_program(student, config, x, tmp_path / "model.pt2", None)
+
+
+def test_a_tensor_is_read_by_its_strides_from_its_place_in_the_storage() -> None:
+    numbers = np.arange(24, dtype=np.float32)
+
+    def told(start: int) -> dict[str, Any]:
+        sizes, strides = ([{"as_int": number} for number in numbers] for numbers in ((2, 3), (1, 4)))
+        return {"dtype": 7, "sizes": sizes, "strides": strides, "storage_offset": {"as_int": start}}
+
+    assert _tensor(numbers.tobytes(), told(5)).tolist() == [[5, 9, 13], [6, 10, 14]]
+    assert _tensor(numbers.tobytes(), told(14))[1, 2] == 23
+    with pytest.raises(ValueError, match="fewer bytes"):
+        _tensor(numbers.tobytes(), told(15))
 
 
 def test_the_ensemble_is_no_program(runs: Path) -> None:

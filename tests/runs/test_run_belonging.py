@@ -22,11 +22,14 @@ from ensemble_distill.cli.app import app
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.evaluation import calibrating
 from ensemble_distill.evaluation.measured import Measured
+from ensemble_distill.facts import MadeFrom
 from ensemble_distill.runs.config import StudentConfig
+from ensemble_distill.runs.evaluations import evaluation_of
 from ensemble_distill.runs.exports import stale
 from ensemble_distill.runs.run import Run
 from ensemble_distill.runtime.files import sha256_file
 from ensemble_distill.runtime.progress import Silent
+from ensemble_distill.runtime.seals import sealed_json
 from ensemble_distill.workflows import export as exporting
 from ensemble_distill.workflows.calibrate import calibrate
 from ensemble_distill.workflows.evaluate import evaluate, evaluate_together
@@ -233,6 +236,20 @@ def test_an_evaluation_of_other_weights_or_rows_is_told(folder: Path) -> None:
     assert inspect(folder / RUN)["stale"] == ["evaluations/test.json"]
     calibrate(settings(folder), "ban-s0/generation-1", split="validation")
     assert inspect(folder / "runs/ban-s0")["stale"] == ["evaluations/test.json"]
+
+
+def test_the_evaluation_of_a_run_is_of_test_then_of_validation_then_of_any_split(tmp_path: Path) -> None:
+    now, before = MadeFrom("0" * 64, None), MadeFrom("1" * 64, None)
+    (tmp_path / "evaluations").mkdir()
+    for split, of in (("calibration", now), ("validation", now), ("test", now), ("alone", before)):
+        record = {"made_from": {"student": of.to_json()}, "split": split}
+        (tmp_path / f"evaluations/{split}.json").write_bytes(sealed_json(record))
+    for split in ("test", "validation", "calibration"):
+        found = evaluation_of(tmp_path, {"student": now})
+        assert found is not None
+        assert found["split"] == split
+        (tmp_path / f"evaluations/{split}.json").unlink()
+    assert evaluation_of(tmp_path, {"student": now}) is None
 
 
 # --- disks and locks --------------------------------------------------------------------------------------------

@@ -198,6 +198,7 @@ def test_metadata_that_contradict_themselves_or_the_graph(here: Path) -> None:
         (CLASSES, {"kind": "tensor"}, "its rows are tensor of shape"),
         (PIXELS, {"shape": [1, 10**9, 10**9]}, "its preprocessing makes (2, 2) of pixels"),
         (PIXELS, {"preprocessing": None}, "its preprocessing makes None of pixels"),
+        (CLASSES, {"weights": [1.0] * 9}, "weights are (1.0, 1.0, 1.0"),
         (NUMBERS, {}, "it has no output mean, and logits"),
     ]:
         save(model(graph(), card), {f"edistill.{key}": json.dumps(value) for key, value in changes.items()})
