@@ -17,7 +17,7 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ensemble_distill.errors import EdistillError
@@ -103,7 +103,8 @@ def write_all(
             crash_point("after rename", path)
     except (Exception, KeyboardInterrupt):
         for temporary, _ in written:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):  # what went wrong first is what the user has to know
+                temporary.unlink(missing_ok=True)
         raise
     for folder in dict.fromkeys(path.parent for _, path in written):
         sync_folder(folder)

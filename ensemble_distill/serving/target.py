@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -30,6 +31,8 @@ def refuse_target(path: Path, model: Path, inputs: Sequence[str], overwrite: boo
         raise EdistillError(f"{path} is a folder. Name a file to write.")
     if not real(path).parent.is_dir():
         raise EdistillError(f"{path.parent} is not a folder, so {path.name} cannot be written there. Make it first.")
+    if not os.access(real(path).parent, os.W_OK):
+        raise EdistillError(f"{path}: nothing may be written to {real(path).parent}. Name a file in another folder.")
     if path.exists():
         target = place(path)
         if any(place(file) == target for file in _read_files(model, inputs)):

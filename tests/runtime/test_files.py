@@ -166,6 +166,19 @@ def test_a_write_that_fails_leaves_nothing_and_names_its_file(tmp_path: Path, er
         assert caught.value.filename == str(tmp_path / "a")
 
 
+def test_a_write_that_cannot_clean_up_names_what_went_wrong_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_only(path: Path, *given: object, **named: object) -> None:
+        raise OSError(30, "Read-only file system", str(path))
+
+    monkeypatch.setattr(os, "open", read_only)
+    monkeypatch.setattr(Path, "unlink", read_only)
+    with pytest.raises(OSError, match="Read-only") as caught:
+        write_whole(tmp_path / "a", b"new")
+    assert caught.value.filename == str(tmp_path / "a")
+
+
 def test_what_lies_elsewhere_by_a_link_is_refused(tmp_path: Path) -> None:
     (tmp_path / "cache").mkdir()
     (tmp_path / "outside").mkdir()
