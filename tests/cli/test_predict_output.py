@@ -158,7 +158,7 @@ def test_a_folder_that_may_not_be_written_is_refused_before_anything_is_read(
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != here / "flat")
     told = message_of(predict("nothing.npz -m nothing.onnx -o flat/out.csv").stderr)
     assert "flat/out.csv: nothing may be written to flat. Name a file in another folder." in told
-    assert "nothing.npz" in message_of(predict("nothing.npz -m nothing.onnx -o out.csv").stderr)
+    assert "There is no nothing.onnx" in message_of(predict("nothing.npz -m nothing.onnx -o out.csv").stderr)
 
 
 def test_a_link_to_nothing_yet_is_filled_and_stays(here: Path) -> None:
