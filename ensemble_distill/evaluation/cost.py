@@ -32,6 +32,10 @@ def _as_batches(_: Any, first: Sequence[int], second: Sequence[int], **__: Any) 
     return 2 * math.prod(first) * second[-1]
 
 
+def _as_distances(rows: Sequence[int], others: Sequence[int], *_: Any, **__: Any) -> int:
+    return 2 * math.prod(rows) * others[-2]
+
+
 def _as_triples(*of: Any, **__: Any) -> int:
     """Two floating-point operations for each product of three numbers.
 
@@ -54,6 +58,8 @@ BESIDE: Mapping[Any, Callable[..., int]] = {
     torch.ops.aten.vdot: lambda vector, *_, **__: 2 * math.prod(vector),
     torch.ops.aten.addbmm: _as_batches,
     torch.ops.aten._trilinear: _as_triples,  # bilinear layers
+    torch.ops.aten._cdist_forward: _as_distances,
+    torch.ops.aten._euclidean_dist: _as_distances,  # of many rows
 }
 
 Model = tuple[Sequence[nn.Module], Sequence[Tensor]]  # modules, and an input (1, ...) for each

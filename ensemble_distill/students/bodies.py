@@ -59,6 +59,7 @@ def build_body(
             ) from error
         if not isinstance(body, nn.Module):
             raise EdistillError(f"student.model {model} returned {type(body).__name__}, not a torch.nn.Module.")
+    body = body.float()  # students are trained in float32, whatever their factory makes
     shown(body, encoding)
     refuse_other_names(body, encoding, f"student.model {model}", "Arrays that it does not need, as **others.")
     feature_count(body, input_shape, model, positions, encoding)

@@ -83,6 +83,8 @@ PROJECTIONS = 10 * 16 * 16 * 4
         (Applied(lambda x, w: w @ x, 5, 6), (6,), 30, 30),
         (Applied(lambda x, w: torch.addmv(w.sum(1), w, x), 5, 6), (6,), 30, 30),
         (Applied(torch.dot, 6), (6,), 6, 6),
+        (Applied(torch.cdist, 5, 6), (3, 6), 30, 3 * 5 * 6),
+        (Applied(torch.cdist, 40, 6), (3, 6), 240, 3 * 40 * 6),
         (Applied(torch.vdot, 6), (6,), 6, 6),
         (Applied(lambda x, w: torch.addbmm(x.new_zeros(4), x.expand(3, 2, 6), w), 3, 6, 4), (6,), 72, 3 * 2 * 6 * 4),
     ],

@@ -41,6 +41,13 @@ def test_a_timm_body_is_the_model_without_its_classifier() -> None:
                 assert_close(body.eval()(x), whole.forward_head(whole.forward_features(x), pre_logits=True))
 
 
+def test_a_body_in_double_or_half_precision_is_trained_in_float32() -> None:
+    for kind in (torch.float64, torch.bfloat16):
+        body = build_body("", {}, (3,), lambda kind=kind: nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)).to(kind))
+        assert {x.dtype for x in body.state_dict().values() if x.is_floating_point()} == {torch.float32}
+        assert body(torch.zeros(2, 3)).dtype == torch.float32
+
+
 def test_a_timm_student_is_saved_and_loaded(tmp_path: Path) -> None:
     config = configured(
         model="test_resnet",
