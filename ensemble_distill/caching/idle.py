@@ -6,7 +6,7 @@ to go on one side or the other. A rule is asked only about a key whose value is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -116,8 +116,11 @@ def _samples(facts: Caching) -> Idle | None:
 
 
 def _decoded(facts: Caching) -> Idle | None:
-    """Why no images have to be decoded."""
-    sources = facts.sources.values()
+    return nothing_to_decode(facts.sources.values())
+
+
+def nothing_to_decode(sources: Collection[Source]) -> Idle | None:
+    """Why no images are to be decoded once; None if some are."""
     if any(map(decodes, sources)):
         return None
     kinds = sorted({source.kind for source in sources})

@@ -18,6 +18,7 @@ from ensemble_distill.caching.complete import members_as_recorded
 from ensemble_distill.caching.decoding import bytes_to_store, to_store
 from ensemble_distill.caching.forecast import forecast
 from ensemble_distill.caching.grouping import groups_told
+from ensemble_distill.caching.idle import nothing_to_decode
 from ensemble_distill.caching.panel import Asking
 from ensemble_distill.caching.probe import open_members, probe
 from ensemble_distill.caching.storing import samples_of
@@ -232,8 +233,8 @@ def _decoded(workspace: Workspace, found: Examined) -> None:
     with found.looking("cache.decoded"):
         found.to_decode = bytes_to_store(workspace.cache_folder, found.plans, overwrite=False)
         found.cached = found.cached and not found.to_decode
-        if not to_store(found.plans):
-            told = "no split has pictures that are decoded as they are read"
+        if idle := nothing_to_decode([plan.source for plan in found.plans.values()]):
+            told = f"does nothing: {idle.why}"
         elif not found.to_decode:
             told = f"pictures of {', '.join(to_store(found.plans))} are stored"
         else:

@@ -134,6 +134,8 @@ def test_where_nothing_is_decoded_the_key_is_told_to_do_nothing(tmp_path: Path) 
     assert "cache.decoded is set and does nothing: the pictures of an .npz are decoded already" in str(heard.warnings)
     assert report.decoded == 0
     assert not (arrays / "cache/decoded").exists()
+    told = next(check["told"] for check in doctor(lambda: settings(arrays, ON)).checks if "decoded" in check["what"])
+    assert told == "does nothing: the pictures of an .npz are decoded already"
     heard = Silent()
     train(settings(arrays, ON), progress=heard)
     assert "decoded" not in str(heard.warnings)
