@@ -99,7 +99,8 @@ def calibrate_run(given: Given, run: Run, split: str | None, by_row: bool = Fals
     refuse_few_answered(task, len(pairs.raw), name)
     calibration = pairs.fitted(slice(None), by_row)
     halves = (slice(0, None, 2), slice(1, None, 2))
-    crossed = [pairs.figures(here, pairs.fitted(there, by_row)) for here, there in (halves, halves[::-1])]
+    alike = bool(calibration.power)  # a half may find a power where all rows find none
+    crossed = [pairs.figures(here, pairs.fitted(there, alike)) for here, there in (halves, halves[::-1])]
     with one_writer(run.folder):
         run.refuse_other_weights()
         run.keep_calibration(calibration)

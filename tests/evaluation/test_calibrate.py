@@ -170,6 +170,14 @@ def test_by_row_a_power_is_sought_and_kept_where_it_helps(digits: Path, settings
         calibrate(settings_of(digits), remove=True, by_row=True)
 
 
+def test_where_all_rows_find_no_power_the_report_knows_none_of_a_half(
+    digits: Path, settings_of: SettingsOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    powers = iter([0.0, 0.3, 0.3])  # of all rows, and of each half
+    monkeypatch.setattr("ensemble_distill.evaluation.fit._power", lambda *_: next(powers))
+    assert calibrate(settings_of(digits), by_row=True) == calibrate(settings_of(digits))
+
+
 def test_a_power_is_in_the_exported_file(digits: Path, settings_of: SettingsOf) -> None:
     run = Run.open(digits / "runs/hydra-s0")
     by = Calibration(1.1, 0.9, power=0.3)
