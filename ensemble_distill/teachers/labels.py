@@ -19,6 +19,8 @@ def order_by_labels(context: Context, name: str, labels: Sequence[Label] | None,
     Numbers that the data does not use as class names are ranked: the smallest means the data's first class. So are the
     numbers 0 … K − 1 even if the data uses some of them as names: the classifier was trained on class positions.
 
+    Where a row may have several labels, 0 and 1 are the values that each label has, and name no output.
+
     Args:
         name: the member's.
         labels: of its outputs, in order; None if unknown.
@@ -30,8 +32,11 @@ def order_by_labels(context: Context, name: str, labels: Sequence[Label] | None,
     """
     if labels is None:
         return context.order(name)
-    if not open_task(context.task).named:
+    task = open_task(context.task)
+    if not task.named:
         _refuse_other_targets(name, [str(label) for label in labels], context.names, source)
+        return context.order(name)
+    if not task.one_class and set(labels) <= {0, 1}:
         return context.order(name)
     known, numbers = context.classes, _whole(labels, context.classes is None)
     names = [str(label) for label in (labels if numbers is None else numbers)]

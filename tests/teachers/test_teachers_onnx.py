@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tiny import refused
 
 from ensemble_distill.facts import Member
 from ensemble_distill.tasks.classification import Classification
+from ensemble_distill.tasks.multi_label import MultiLabel
 from ensemble_distill.tasks.regression import Regression
 from ensemble_distill.teachers import onnx_file
 from ensemble_distill.teachers.answering import Answering
@@ -213,6 +215,22 @@ def test_scikit_learn_s_classifiers_say_what_they_said(tmp_path: Path, zipmap: b
         found = opened(path, context(names)).answers("test", range(len(x)), torch.from_numpy(x))
         wanted = estimator.predict_proba(x)[:, ::-1]
         assert_allclose(np.exp(found), np.maximum(wanted, 1e-7), atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_classifier_for_each_label_names_no_label(tmp_path: Path) -> None:
+    """Its parts' class labels are 0 and 1, the values of a label."""
+    skl2onnx = pytest.importorskip("skl2onnx")
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.multiclass import OneVsRestClassifier
+
+    x = inputs(rows=40).numpy()
+    estimator = OneVsRestClassifier(LogisticRegression()).fit(x, (logits(rows=40) > 0).astype(int))
+    types = [("X", skl2onnx.common.data_types.FloatTensorType([None, x.shape[1]]))]
+    model = skl2onnx.to_onnx(estimator, initial_types=types, options={id(estimator): {"zipmap": False}})
+    using = replace(context(("ape", "cat", "dog")), task="multi-label")
+    found = opened(saved(tmp_path / "m.onnx", model), using, MultiLabel).answers("test", range(40), torch.from_numpy(x))
+    assert_allclose(torch.from_numpy(found).sigmoid(), estimator.predict_proba(x), atol=1e-5)
 
 
 # --- what is refused --------------------------------------------------------------------------------------------
