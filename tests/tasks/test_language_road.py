@@ -180,8 +180,8 @@ def test_a_stream_is_served_with_its_state_and_predict_says_what_evaluate_does(f
         step = dict(zip(names, session.run(None, {"input_ids": stream[:, at : at + 1], **state}), strict=True))
         state = {f"state_{part}": step[f"new_state_{part}"] for part in (0, 1)}
         np.testing.assert_allclose(step["logits"][:, 0], whole["logits"][:, at], atol=1e-5)
-    predicted = predict(model, str(folder / "test.txt")).rows
-    assert len(predicted) == TOKENS["test"]
+    predicted = predict(model, str(folder / "test.txt"), batch_size=4).rows
+    assert [row["row"] for row in predicted] == [f"token {at}" for at in range(TOKENS["test"])]
     assert [row["token"] for row in predicted] == [VOCABULARY[token] for token in ids(folder, "test")]
     student = evaluate(settings(folder), "hydra-s0").models["student"]
     assert np.mean([row["nll"] for row in predicted]) == pytest.approx(student["nll"], abs=1e-5)
@@ -233,11 +233,11 @@ def test_tags_of_rows_are_learned_and_ignored_positions_count_for_nothing(tmp_pa
     assert found.rows == len(nll)
     assert found.models["ensemble"]["nll"] == pytest.approx(np.mean(nll))
     export(here, "hydra-s0", onnx=True)
-    rows = predict(
-        tmp_path / "tags" / "runs" / "hydra-s0" / "export" / "model.onnx", str(tmp_path / "tags" / "test.npz")
-    ).rows
-    assert len(rows) == len(nll)
-    assert rows[0]["row"].startswith("row 0, position")
+    model = tmp_path / "tags" / "runs" / "hydra-s0" / "export" / "model.onnx"
+    rows = predict(model, str(tmp_path / "tags" / "test.npz"), batch_size=5).rows
+    assert [(row["row"], row["token"]) for row in rows] == [
+        (f"row {row}, position {at}", str(y[row, at])) for row, at in np.argwhere(y != IGNORED)
+    ]
 
 
 # --- tied weights, and what a cache takes -------------------------------------------------------------------------
