@@ -147,6 +147,25 @@ def test_a_member_that_comes_later_is_asked_about_the_ids_there_are_and_its_weig
         train(settings(folder, {"train.method": "ban", "method.objective": "cwtm", "output.name": "all"}))
 
 
+def test_a_member_that_comes_in_the_middle_of_a_pass_is_asked_about_the_ids_in_the_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "BLOCK_ROWS", 16)
+    folder = make_folder(tmp_path / "tiny", members=2, rows={"train": 40, "validation": 6})
+    with killed_at(4 * 5, monkeypatch, folder / "cache") as happened:
+        cache_logits(settings(folder, TWO))
+    assert happened
+    assert len(list((folder / "cache/parts/train").glob("*.safetensors"))) == 2, "of three blocks, four batches each"
+    save_member(folder, 2)
+    cache_logits(settings(folder, TWO))
+    cache_logits(settings(folder, {"output.cache": "dense"}))
+    found, whole = (Cache(folder / name).open("train", 2) for name in ("cache", "dense"))
+    for view in range(2):
+        read, p = found.read(range(40), view), drawing.probabilities(whole.read(range(40), view))
+        ids = read[..., :2].astype(int)
+        assert_allclose(np.exp(read[..., 4:6]), np.take_along_axis(p, ids, -1), rtol=5e-3)
+
+
 def test_lost_ids_are_drawn_again_with_all_that_was_said_of_them(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "tiny", members=2, rows={"train": 40, "validation": 6})
     cache_logits(settings(folder, TWO))

@@ -1,14 +1,18 @@
 """What a prediction costs, for layers whose arithmetic is known."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
+from configs import configured, members
 from torch import Tensor, nn
+from trusted import EVERYTHING
 
 from ensemble_distill.evaluation import cost as evaluation_cost
 from ensemble_distill.evaluation.cost import batch_of, cost, costs
 from ensemble_distill.predictive import open_family
+from ensemble_distill.runs.run import Run
 from ensemble_distill.students.heads import Heads
 from ensemble_distill.students.student import Student
 
@@ -243,3 +247,17 @@ def test_models_are_timed_in_turn() -> None:
     alone, in_turn = ["a", "a", "b", "b", "c", "c"], ["b", "c", "b", "c"]  # each once so that it is at hand
     assert order[3:23] == (alone + in_turn) * 2
     assert costs([]) == []
+
+
+def test_a_student_of_some_heads_has_their_bodies_with_their_ranks(tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text(
+        "from torch import nn\ndef make():\n    return nn.Sequential(nn.Flatten(), nn.Linear(6, 5))\n"
+    )
+    config = configured(
+        **{"model": "model.py:make", "kwargs": {}, "hidden": (), "heads": 3, "members": members(3)},
+        **{"bodies": 3, "own_body": True, "compressed": tuple({"1": rank} for rank in (1, 2, 3))},
+        weights=(1.0, 2.0, 3.0),
+    )
+    student = Run(tmp_path, config, "0" * 64).with_heads([2, 0], EVERYTHING)
+    assert [body[1].reduce.out_features for body in student.body.bodies] == [3, 1]
+    assert (student.heads.count, student.weights) == (2, None)

@@ -32,6 +32,15 @@ def test_the_card_has_the_figures_of_evaluate_and_names_what_it_is_made_of(runs:
         (line,) = (line for line in card.splitlines() if line.startswith(f"| {figure.replace('_', ' ')} |"))
         shown = f"{document['models']['student'][figure]:.4f}"
         assert line.endswith(f" {shown} |"), "the student stands last"
+    table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in card.splitlines() if line.startswith("| ")]
+    (_, *models) = next(row for row in table if not row[0])
+    worth = {"worth in prediction, in members": "prediction", "worth in uncertainty, in members": "uncertainty"}
+    for row in table:
+        for name, cell in zip(models, row[1:], strict=False):
+            of = (document["worth"].get(name) or {}).get(worth.get(row[0], ""))
+            if row[0] in FIGURES or of is not None:
+                wanted = document["models"][name][row[0]] if row[0] in FIGURES else of
+                assert float(cell.removeprefix("more than ")) == pytest.approx(wanted, abs=0.51), (row[0], name)
     for member in run.provenance.members:
         assert f"| {member.name} | `{member.sha256}` |" in card
     for said in (run.weights, *run.provenance.trained_on.values(), f"spread {run.calibration.spread:.4g}"):

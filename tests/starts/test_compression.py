@@ -18,6 +18,7 @@ from torch.testing import assert_close
 
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.starts.compress import Compression, Piece, compress
+from ensemble_distill.starts.layers_seen import look
 from ensemble_distill.starts.ranks import Budget
 from ensemble_distill.students.canonical import decompose, product
 from ensemble_distill.students.factored import factor, factors_of, is_factorable
@@ -181,6 +182,8 @@ def test_layers_that_cannot_be_factors_stay_whole() -> None:
     torch.manual_seed(0)
     body, x = Strange(), torch.randn(50, 12)
     kept = x.clone()
+    with torch.no_grad():
+        assert look(body.eval(), [x]).keys() == {"plain"}
     assert compressed(body, 0.98, [x]).keys() == {"plain"}
     assert isinstance(body.twice, nn.Linear)
     assert_close(x, kept)

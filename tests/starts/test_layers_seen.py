@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose
-from torch import nn
+from torch import Tensor, nn
 from torch.testing import assert_close
 
-from ensemble_distill.starts.layers_seen import _Covariance, patches_of, some_of
+from ensemble_distill.starts.layers_seen import _Covariance, look, patches_of, some_of
 from ensemble_distill.students.factored import by_position
 
 
@@ -54,3 +54,25 @@ def test_variances_are_those_of_all_batches_together() -> None:
     wanted = np.cov(np.concatenate(batches).T, bias=True)
     assert (values.diff() <= 0).all()
     assert_allclose(vectors * values @ vectors.T, wanted, rtol=1e-6, atol=1e-6 * wanted.max())
+
+
+class Selecting(nn.Module):
+    """Runs a layer on the rows that begin with a number above 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.all, self.some = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        made: Tensor = self.all(x)
+        here = x[:, 0] > 0
+        made[here] += self.some(x[here])
+        return made
+
+
+def test_a_layer_that_runs_on_selected_rows_stays_whole() -> None:
+    x = torch.randn(9, 4).abs()
+    with torch.no_grad():
+        assert look(Selecting(), [x]).keys() == {"all", "some"}
+        x[5:, 0] *= -1
+        assert look(Selecting(), [x]).keys() == {"all"}

@@ -14,6 +14,8 @@ import pytest
 from tiny import contents, killed_at, refused, save_data, save_member, settings
 from training_helpers import RUN, refuses
 
+from ensemble_distill.runs.args import differing
+from ensemble_distill.settings import load_settings
 from ensemble_distill.workflows.cache_logits import cache_logits
 from ensemble_distill.workflows.train import train
 
@@ -131,6 +133,25 @@ def test_other_settings_are_refused_by_their_key(finished: Path) -> None:
         with refused(f"{finished / RUN} was made with {key} = {told}, but now it is {now!r}", "--name", "--overwrite"):
             train(settings(finished, {key: now}))
         assert contents(finished / RUN) == before
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("data.columns", {"inputs": ["age"]}),
+        ("data.all", "others"),
+        ("data.split", {"test": 0.5}),
+        ("limit", 64),
+        ("train.seed", 7),
+        ("views.transform", "noise"),
+        ("teachers.members", {"wide": {"weight": 2.0}}),
+    ],
+)
+def test_what_decides_on_a_student_differs_between_runs(tmp_path: Path, key: str, value: Any) -> None:
+    (tmp_path / "edistill.toml").touch()
+    given = {"data.all": "rows", "data.split": {"test": 0.25}, "train.epochs": 2}
+    one, other = (load_settings(tmp_path / "edistill.toml", sets) for sets in (given, {**given, key: value}))
+    assert any(found == key or found.startswith(f"{key}.") for found, *_ in differing(one, other))
 
 
 @pytest.mark.parametrize(
