@@ -23,6 +23,7 @@ from ensemble_distill.runs.folder import (
     SUMMARY,
     WEIGHTS,
     export_again,
+    go_on,
 )
 from ensemble_distill.runtime.files import DOCUMENT, read_whole
 from ensemble_distill.runtime.jsons import parse_json
@@ -78,7 +79,7 @@ def _unfinished(run: Path) -> Told:
     return {
         "what": "a training that is not finished",
         "facts": {"method": config.provenance.method, **state},
-        "next": f"edistill train -c {run / ARGS}",
+        "next": go_on(run),
     }
 
 

@@ -21,6 +21,7 @@ CHAIN/evaluations/              as in a run
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -91,9 +92,24 @@ def flags_of(names: Iterable[str]) -> str:
     return " ".join(dict.fromkeys(flag for name, flags in FORMATS.items() if name in asked for flag in flags.split()))
 
 
+def code_at(folder: Path, file: str) -> Path:
+    """The file of code that a record in `folder` names by its path from there, absolute.
+
+    That path was written from the folder's name, of which links may be a part (a linked `runs`), so it counts from that
+    name. If a link has led to the folder since, it counts from where the folder is.
+    """
+    named, found = Path(os.path.abspath(folder / file)), (folder / file).resolve()  # noqa: PTH100
+    return found if found.is_file() and not named.is_file() else named
+
+
+def go_on(run: Path) -> str:
+    """The command that finishes an interrupted training by its own settings, whatever the current ones are."""
+    return f"edistill train -c {run / ARGS}"
+
+
 def train_again(run: Path) -> str:
     """The command that makes a run again from its own settings, whatever the current ones are."""
-    return f"edistill train -c {run / ARGS} --overwrite"
+    return f"{go_on(run)} --overwrite"
 
 
 def export_again(export: Path) -> str:

@@ -17,7 +17,7 @@ from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import Calibration, MadeFrom
 from ensemble_distill.runs.calibration import parse_calibration, write_calibration
 from ensemble_distill.runs.config import Provenance, StudentConfig
-from ensemble_distill.runs.folder import ARGS, CALIBRATION, CONFIG, WEIGHTS, content_of, train_again
+from ensemble_distill.runs.folder import ARGS, CALIBRATION, CONFIG, WEIGHTS, code_at, content_of, go_on, train_again
 from ensemble_distill.runs.rebuilding import rebuilt
 from ensemble_distill.runs.trust import NOTHING, Trust
 from ensemble_distill.runtime.factories import load_factory, portable
@@ -225,7 +225,7 @@ class Run:
             )
         if not file.endswith(".py"):
             return load_factory(model, "the student's body")
-        there = (self.folder / file).resolve()
+        there = code_at(self.folder, file)
         if not there.is_file():
             raise EdistillError(
                 f"{self.folder} was trained with the body {there}:{name}, and that file is not there. Put it "
@@ -238,9 +238,10 @@ def refuse_unfinished(folder: Path) -> None:
     """Raise EdistillError if a folder holds no finished run."""
     missing = next((name for name in (WEIGHTS, CONFIG) if not (folder / name).is_file()), None)
     if missing is not None:
-        what = "an unfinished run" if (folder / ARGS).is_file() else "no run"
-        again = "Run edistill train" + (" --overwrite." if (folder / WEIGHTS).is_file() else ".")
-        raise EdistillError(f"{folder} holds {what} ({missing} is missing). {again}")
+        begun, left = (folder / ARGS).is_file(), (folder / WEIGHTS).is_file()
+        again = (train_again if left else go_on)(folder) if begun else "edistill train" + " --overwrite" * left
+        what = "an unfinished run" if begun else "no run"
+        raise EdistillError(f"{folder} holds {what} ({missing} is missing). Run {again}.")
 
 
 def _damaged(path: Path, error: Exception) -> EdistillError:

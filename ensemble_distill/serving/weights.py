@@ -14,7 +14,7 @@ from ensemble_distill.facts import MadeFrom
 from ensemble_distill.predictive.outputs import named_outputs
 from ensemble_distill.runs.config import StudentConfig
 from ensemble_distill.runs.exports import REFERENCE, STUDENT, damaged_export
-from ensemble_distill.runs.folder import MADE_FROM, export_again, run_of
+from ensemble_distill.runs.folder import MADE_FROM, code_at, export_again, run_of
 from ensemble_distill.runs.rebuilding import rebuilt
 from ensemble_distill.runs.trust import NOTHING, Trust
 from ensemble_distill.runtime.factories import load_factory, portable
@@ -91,7 +91,7 @@ class WeightsFile(ByTorch):
         home = self.path.parent if run is None else run
         place, _, name = (named if run is None else model).rpartition(":")
         is_file = place.endswith(".py")
-        there = (home / place).resolve()
+        there = code_at(home, place)
         if trust.covers(home) and (there.is_file() or not is_file):
             return load_factory(f"{there}:{name}" if is_file else model, "the student's body")
         if (own := trust.factory(model)) is not None:

@@ -261,7 +261,7 @@ def test_data(here: Path) -> None:
         ("empty", "As teachers: empty has no member in it: it is empty."),
         ("wrong.onnx", "wrong.onnx is not an ONNX file that onnxruntime can run"),
         ("torn.safetensors", "torn.safetensors"),
-        ("unfinished", "unfinished holds an unfinished run (student.safetensors is missing). Run edistill train."),
+        ("unfinished", "unfinished run (student.safetensors is missing). Run edistill train -c unfinished/args.toml."),
         ("odd", "odd/manifest.json is damaged"),
         (".", ". is a folder to work in, by its edistill.toml. Give a part of it: cache/, data/, "),
     ],

@@ -24,6 +24,7 @@ from ensemble_distill.errors import EdistillError
 from ensemble_distill.runs.config import StudentConfig
 from ensemble_distill.runs.run import Run
 from ensemble_distill.runs.trust import Trust
+from ensemble_distill.serving.kinds import open_file
 from ensemble_distill.settings import Settings
 from ensemble_distill.workflows.cache_logits import cache_logits
 from ensemble_distill.workflows.calibrate import calibrate
@@ -164,6 +165,19 @@ def test_runs_of_the_working_folder_load_as_they_are(folder: Path, tmp_path: Pat
         load_student(folder / RUN)
     load_student(folder / RUN, trust=True)
     load_student(folder / RUN, body=tiny_body)
+
+
+def test_runs_behind_a_link_find_their_code(folder: Path, tmp_path: Path) -> None:
+    (folder / "latest").symlink_to(folder / RUN)
+    load_student("latest")
+    disk = tmp_path / "another disk"
+    (folder / "runs").rename(disk)
+    (folder / "runs").symlink_to(disk)
+    load_student(RUN)
+    assert open_file(folder / RUN / "export/model.safetensors", trust=Trust(runs=folder / "runs")).card.task
+    (folder / "model.py").unlink()
+    with refused(f"trained with the body {folder / 'model.py'}:make_body", "Put it back"):
+        load_student(RUN)
 
 
 def tiny_body(width: int = 12) -> torch.nn.Module:
