@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from ensemble_distill.runs.args import differing, read_args
+from ensemble_distill.runs.folder import ARGS
 from ensemble_distill.runs.run import Run
 from ensemble_distill.settings import Settings
 
@@ -19,9 +20,10 @@ def by_seed(runs: Sequence[Run]) -> dict[str, list[int]]:
 
     Two runs with the same seed are not two seeds of one student, so the second starts a group of its own. A calibrated
     run is not grouped with an uncalibrated one, since their figures describe different predictions. An exported file
-    does not record its seed, and stays alone.
+    and a run without its settings do not record their seed, and stay alone.
     """
-    settings = {at: read_args(run.folder) for at, run in enumerate(runs) if run.keeps}
+    recorded = (at for at, run in enumerate(runs) if run.keeps and (run.folder / ARGS).is_file())
+    settings = {at: read_args(runs[at].folder) for at in recorded}
     groups: list[list[int]] = []
     for at in range(len(runs)):
         fits = next((group for group in groups if _is_another_seed(runs, settings, group, at)), None)

@@ -20,8 +20,10 @@ from ensemble_distill.cache import writer
 from ensemble_distill.cache.manifest import Manifest
 from ensemble_distill.cache.reader import Cache
 from ensemble_distill.cache.record_key import RecordKey, SampleKey
+from ensemble_distill.cache.records import mapped
 from ensemble_distill.cache.sampled_records import SampledRecords
 from ensemble_distill.caching import drawing, storing
+from ensemble_distill.caching.kept import Kept
 from ensemble_distill.runtime.progress import Silent
 from ensemble_distill.settings import Settings
 from ensemble_distill.workflows.cache_logits import cache_logits
@@ -79,6 +81,21 @@ def test_members_share_ids_and_keep_what_they_say_of_them(made: Path) -> None:
     assert weight.sum(-1).mean() == pytest.approx(1, abs=0.03)
     value = np.arange(10.0)
     assert (weight * value[ids]).sum(-1).mean() == pytest.approx((p * value).sum(-1).mean(), rel=0.03)
+
+
+def test_members_are_held_against_probabilities_at_the_ids(made: Path) -> None:
+    cache, key = Cache(made / "cache"), RecordKey("train", "member-1", 0)
+    rows = cache.manifest.splits["train"].rows
+
+    def read(key: Any) -> Any:
+        return np.asarray(mapped(key.path(made / "cache"), cache.manifest.format_of(key).record, rows))
+
+    kept, said = Kept(cache.manifest, key, read), Cache(made / "dense").open("train").read(range(rows))[:, 1]
+    ids = cache.open("train").read(range(rows))[:, 1, :, :4].astype(int)
+    now, changed = (np.take_along_axis(drawing.probabilities(z), ids, -1) for z in (said, said[..., ::-1]))
+    assert_allclose(np.exp(np.take_along_axis(kept.said, ids, -1)), now, rtol=5e-3)
+    assert kept.furthest(said) == pytest.approx(0, abs=2e-3)
+    assert kept.furthest(said[..., ::-1].copy()) == pytest.approx(np.abs(changed - now).max(), abs=2e-3)
 
 
 def test_only_what_is_trained_on_is_drawn(made: Path) -> None:

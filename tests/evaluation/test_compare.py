@@ -183,6 +183,8 @@ def test_runs_of_a_seed_stand_together_and_others_apart(folder: Path) -> None:
     shutil.copytree(folder / "runs/hydra-s0", folder / "runs/again")
     assert [side.runs for side in found_in(folder, "hydra-s0", "again").sides] == [("hydra-s0",), ("again",)]
     assert [side.name for side in found_in(folder, "single", "hydra-s1").sides] == ["single", "hydra-s1"]
+    (folder / "runs/hydra-s1/args.toml").unlink()
+    assert [side.runs for side in found_in(folder, "hydra-s0", "hydra-s1").sides] == [("hydra-s0",), ("hydra-s1",)]
 
 
 def test_a_calibrated_run_is_no_seed_of_one_that_is_not(folder: Path) -> None:
