@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -64,10 +65,33 @@ def test_members_that_misjudge_themselves_are_let_through(output: str, misjudged
     check_spread(member, moments, y)  # type: ignore[arg-type]
 
 
-def test_few_rows_and_a_stated_variance_tell_nothing() -> None:
+def test_few_rows_and_a_stated_variance_of_one_tell_nothing() -> None:
     member, moments, y = answers("mean-logvar", "a variance", 1e-3, None)
     check_spread(member, moments[:10], y[:10])  # type: ignore[arg-type, index]
     check_spread(Member("m", "0" * 64, "mean", variance=1.0), moments, y)  # type: ignore[arg-type]
+    far = np.stack([np.ones(40), np.full(40, np.log(1e-9))], axis=1)
+    check_spread(Member("m", "0" * 64, "mean", variance=1e-9), far, np.zeros(40))
+
+
+@pytest.mark.parametrize(
+    ("units", "stated", "true", "told"),
+    [
+        ((454.0, 17.0), 0.1, 28.9, ("divided by its standard deviation, 17, ", "here 28.9")),
+        (None, 0.1, 28.9, ("divided by its standard deviation, 1", "here 2")),
+        (None, 45.0, 2025.0, ("read as a standard deviation, ", "here 2025")),
+        (None, 28.9, 28.9, ()),
+        ((454.0, 17.0), 28.9 * 10, 28.9, ()),
+        (None, 28.9 * 40, 28.9, ()),  # far off, but no other reading fits
+    ],
+)
+def test_a_stated_variance_in_another_unit_is_refused(
+    units: tuple[float, float] | None, stated: float, true: float, told: tuple[str, ...]
+) -> None:
+    y = 454 + 17 * RNG.normal(size=400)
+    moments = np.stack([y + np.sqrt(true) * RNG.normal(size=400), np.full(400, np.log(stated))], axis=1)
+    member = Member("m", "0" * 64, "mean", units=units, variance=stated)
+    with refused(f"have the variance {stated:g}", *told, "teachers.variance") if told else nullcontext():
+        check_spread(member, moments, y)
 
 
 def test_the_pass_refuses_such_a_member(tmp_path: Path) -> None:

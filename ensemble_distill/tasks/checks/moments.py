@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -179,12 +180,13 @@ def check_units(
 
 
 def check_spread(member: Member, moments: NDArray[np.floating[Any]], targets: NDArray[np.floating[Any]]) -> None:
-    """Refuse a member whose second output is evidently not what the settings say.
+    """Refuse a member whose second output, or stated variance, is evidently not what the settings say.
 
     Targets lie about one standard deviation from the mean: (y − μ)²/σ² has a mean of 1 and a median of about `MIDDLE`.
     A member is refused if its median is off by more than a factor `FAR_OFF`, and reading the same numbers as a
     variance, a log-variance, a standard deviation or its logarithm brings both mean and median within a factor `NEAR`.
-    Means alone would mistake an overfitted member for one of those, since a few rows decide them.
+    Means alone would mistake an overfitted member for one of those, since a few rows decide them. A stated variance is
+    read as a standard deviation, or as one of the standardized target.
 
     Args:
         member: the member, for one target.
@@ -194,13 +196,16 @@ def check_spread(member: Member, moments: NDArray[np.floating[Any]], targets: ND
     Raises:
         EdistillError: another reading fits.
     """
-    if member.variance is not None or len(targets) < SMALLEST_ROWS:
+    if len(targets) < SMALLEST_ROWS:
         return
     squares = (moments[:, 0].astype(np.float64) - targets) ** 2
     log_variance = moments[:, 1].astype(np.float64)
     as_said = float(np.median(squares * np.exp(-log_variance))) / MIDDLE
     if 1 / FAR_OFF <= as_said <= FAR_OFF:
         return
+    if member.variance is not None:
+        unit = float(np.std(targets)) if member.units is None else float(np.asarray(member.units[1]))
+        return _check_stated(member.name, math.exp(float(log_variance[0])), squares, unit, as_said)
     _, scale = (float(np.asarray(unit)) for unit in member.units or (0.0, 1.0))  # for one target
     second = log_variance - 2 * np.log(scale)  # as the member returned it, if that was a log-variance
     readings: dict[str, NDArray[np.float64]] = {}
@@ -213,13 +218,34 @@ def check_spread(member: Member, moments: NDArray[np.floating[Any]], targets: ND
         readings |= {"a variance": np.log(second), "a standard deviation": 2 * np.log(second)}
     for what, reading in readings.items():
         distances = squares * np.exp(np.clip(-reading, -80, 80)) / scale**2
-        average, middle = float(np.mean(distances)), float(np.median(distances)) / MIDDLE
-        if all(1 / NEAR <= otherwise <= NEAR for otherwise in (average, middle)):
+        middle = float(np.median(distances)) / MIDDLE
+        if _fits(distances):
             raise EdistillError(
                 f"Member {member.name} is said to return {member.output}, but then targets lie {as_said**0.5:.3g} of "
                 f"its standard deviations from its mean; read as {what}, {middle**0.5:.3g}. Set teachers.output to "
                 "what it returns, or convert it in a factory of your own (teachers.model)."
             )
+
+
+def _check_stated(name: str, variance: float, squares: NDArray[np.float64], unit: float, as_said: float) -> None:
+    """Refuse a stated variance if another reading of it fits `squares`, (y − μ)² (N,); see `check_spread`."""
+    readings = {
+        "a standard deviation": variance**2,
+        f"that of the target divided by its standard deviation, {unit:.4g}": variance * unit**2,
+    }
+    for what, reading in readings.items():
+        if reading > 0 and _fits(squares / reading):  # 0 of a constant target
+            otherwise = (float(np.median(squares)) / reading / MIDDLE) ** 0.5
+            raise EdistillError(
+                f"Member {name} is said to have the variance {variance:.4g}, but then targets lie {as_said**0.5:.3g} "
+                f"of its standard deviations from its mean; read as {what}, {otherwise:.3g}. Set teachers.variance in "
+                f"the target's own unit squared, here {reading:.4g}."
+            )
+
+
+def _fits(distances: NDArray[np.float64]) -> bool:
+    """Whether (y − μ)²/σ², (N,), have mean and median of about those of a squared standard normal variable."""
+    return all(1 / NEAR <= found <= NEAR for found in (np.mean(distances), np.median(distances) / MIDDLE))
 
 
 def _constant(values: NDArray[np.floating[Any]]) -> bool:
