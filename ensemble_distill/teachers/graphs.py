@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 LARGEST = 2**31 - 1  # bytes of a protobuf message
 DEEPEST = 16  # levels of graphs nested in branches
 PIECE = 1 << 20
+REAL = ("float", "double", "float16")
 # operators that keep the values of labels and token ids, and operators that keep the rows of a matrix
 FORMS = frozenset({"Reshape", "Cast", "Identity", "Squeeze", "Unsqueeze", "Flatten"})
 VALUES = frozenset({"Cast", "Identity", "DequantizeLinear"})
@@ -190,6 +191,11 @@ class Port:
         lengths = "?" if self.shape is None else ", ".join("N" if n is None else str(n) for n in self.shape)
         return f"{self.name} {self.kind} ({lengths})"
 
+    @property
+    def is_matrix(self) -> bool:
+        """Whether it may hold a row of real numbers for each row of the input."""
+        return self.kind in REAL and (self.shape is None or len(self.shape) in (1, 2))
+
 
 def ports(path: Path, values: Any) -> list[Port]:
     """The inputs or outputs of a graph as ports."""
@@ -287,8 +293,12 @@ def _looked_up(model: onnx.ModelProto) -> tuple[int | str, ...] | None:
 
 def other_outputs(path: Path, outputs: list[Port], why: str) -> EdistillError:
     """The error for a graph in which no output, or more than one, can be the answer."""
-    kept = next((port.name for port in outputs if port.kind in ("float", "double", "float16")), outputs[0].name)
-    return EdistillError(
-        f"{path} has the outputs {first_few([port.told for port in outputs], 6)}, and {why}. Keep the one that is the "
-        f"answer: onnx.utils.extract_model({path.name!r}, 'member.onnx', [names of inputs], [{kept!r}])."
+    kept = next((port.name for port in outputs if port.is_matrix), None)
+    remedy = (
+        f"Keep the one that is the answer: onnx.utils.extract_model({path.name!r}, 'member.onnx', [names of inputs], "
+        f"[{kept!r}])."
+        if kept is not None
+        else "Convert it so that one output holds a row of numbers for each row of the data. Or give in its place the "
+        "scikit-learn estimator (.skops), or an .npz of what it says of each split."
     )
+    return EdistillError(f"{path} has the outputs {first_few([port.told for port in outputs], 6)}, and {why}. {remedy}")

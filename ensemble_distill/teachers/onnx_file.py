@@ -16,7 +16,16 @@ from ensemble_distill.settings.teachers import of_members
 from ensemble_distill.tasks import Task, open_task
 from ensemble_distill.teachers.answering import Answering
 from ensemble_distill.teachers.encodings import from_tokenizer, refuse_fewer_rows
-from ensemble_distill.teachers.graphs import Port, class_labels, embedding_rows, given, other_outputs, ports, read_graph
+from ensemble_distill.teachers.graphs import (
+    REAL,
+    Port,
+    class_labels,
+    embedding_rows,
+    given,
+    other_outputs,
+    ports,
+    read_graph,
+)
 from ensemble_distill.teachers.labels import order_by_labels
 from ensemble_distill.teachers.names import member_name
 from ensemble_distill.teachers.preprocessing import from_settings, settled
@@ -26,7 +35,6 @@ from ensemble_distill.teachers.teacher import Context, Origin, Teacher
 from ensemble_distill.teachers.whole_files import refuse_changed
 
 WHOLE = ("int64", "int32")
-REAL = ("float", "double", "float16")
 PROBABLE = ("probabilities", "output_probability", "probability", "class_probabilities", "probs")
 LOGITS = ("logits",)
 MOMENTS = ("mean", "variance")  # of a regressor with one output for each
@@ -146,7 +154,7 @@ def _answer(path: Path, outputs: list[Port], context: Context) -> list[Port]:
     Raises:
         EdistillError: no output, or more than one, can be the answer.
     """
-    answers = [port for port in outputs if port.kind == "map" or (port.kind in REAL and _is_matrix(port))]
+    answers = [port for port in outputs if port.kind == "map" or port.is_matrix]
     by_name = {port.name.lower(): port for port in answers}
     if context.settings.output == "mean-variance" and all(name in by_name for name in MOMENTS):
         return [by_name[name] for name in MOMENTS]
@@ -159,11 +167,6 @@ def _answer(path: Path, outputs: list[Port], context: Context) -> list[Port]:
         why = "several could be it" if answers else "none is a matrix of real numbers"
         raise other_outputs(path, outputs, why)
     return answers
-
-
-def _is_matrix(port: Port) -> bool:
-    """Whether an output may have a row for each row of the input."""
-    return port.shape is None or len(port.shape) in (1, 2)
 
 
 def _meaning(chosen: list[Port], context: Context) -> Any:

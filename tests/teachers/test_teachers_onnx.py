@@ -245,6 +245,13 @@ def test_what_is_no_row_of_reals_is_refused(tmp_path: Path) -> None:
     model.graph.input[0].type.tensor_type.elem_type = TensorProto.INT64
     with refused("m.onnx takes x int64 (N, 5)"):
         load(saved(tmp_path / "m.onnx", model))
+    model = linear_graph(0)
+    model.graph.node[-1].output[0] = "flat"
+    model.graph.node.append(helper.make_node("Unsqueeze", ["flat", "axis"], [model.graph.output[0].name]))
+    model.graph.initializer.append(numpy_helper.from_array(np.array([2]), "axis"))
+    model.graph.output[0].type.tensor_type.shape.dim.add(dim_value=1)
+    with refused("(N, 3, 1), and none is a matrix of real numbers", "Convert it so that one output", ".skops"):
+        load(saved(tmp_path / "m.onnx", model))
 
 
 def beside(folder: Path) -> Any:
