@@ -23,6 +23,9 @@ from tiny import (
 
 from ensemble_distill.cache import writer
 from ensemble_distill.cache.manifest import Manifest, as_recorded
+from ensemble_distill.cache.reader import Cache
+from ensemble_distill.cache.record_key import RecordKey
+from ensemble_distill.caching.probe import refuse_changed
 from ensemble_distill.facts import Member, Preprocessing
 from ensemble_distill.workflows.cache_logits import cache_logits
 from ensemble_distill.workflows.train import train
@@ -185,6 +188,14 @@ def test_a_changed_member_is_refused(cached: Path) -> None:
     refuses_to_use(
         cached, settings(cached), f"member-1 with sha256 {then[:12]}…", "but now it is", "Put the old one back"
     )
+
+
+def test_a_member_that_no_longer_answers_is_refused(cached: Path) -> None:
+    manifest, key = Manifest.load(cached / "cache"), RecordKey("train", "member-0", 0)
+    said = Cache(cached / "cache").open("train").read([0])[:, 0]
+    refuse_changed(cached / "cache", manifest, key, said)
+    with refused("member-0 answers row 0 of train otherwise", "--overwrite"):
+        refuse_changed(cached / "cache", manifest, key, np.full_like(said, np.nan))
 
 
 def test_a_member_with_another_preprocessing_is_refused(cached: Path) -> None:

@@ -151,7 +151,10 @@ def test_a_member_that_comes_later_is_asked_about_the_ids_there_are_and_its_weig
     assert cache_logits(settings(folder, TWO), progress=told).added == 2 + 1
     after = contents(folder / "cache/records")
     assert {name: after[name] for name in before} == before
-    assert any("member-2 came after the ids of train were drawn" in line for line in told.lines)
+    (line,) = (line for line in told.lines if "member-2 came after the ids of train were drawn" in line)
+    of_views = [Cache(folder / "cache").open("train", 2).read(range(40), view)[:, 2] for view in range(2)]
+    weights = float(np.mean([of_view[:, 2:4].sum(-1) for of_view in of_views]))
+    assert float(line.split("sum to ")[1].split(" ")[0]) == pytest.approx(weights, abs=2e-3)
     cache_logits(settings(folder, {"output.cache": "dense"}))
     read = Cache(folder / "cache").open("train", 2).read(range(40))
     p = drawing.probabilities(Cache(folder / "dense").open("train", 2).read(range(40)))

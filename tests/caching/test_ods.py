@@ -16,6 +16,7 @@ from tiny import CLASSES, SIDE, linear, member_state
 from torch import Tensor, nn
 
 from ensemble_distill.caching.gradient import moved
+from ensemble_distill.caching.pushing import _unit
 from ensemble_distill.data.push import Push
 from ensemble_distill.data.source import Kind
 from ensemble_distill.data.views import open_view
@@ -85,6 +86,14 @@ def test_channels_move_by_their_own_deviations() -> None:
         p, w = softmax(a @ ((x[row].ravel() - np.repeat(to.mean, 20)) / std)), push[row].weights(CLASSES)
         g = a.T @ (p * (w - w @ p)) / std
         assert_allclose(found[row].ravel() - x[row].ravel(), np.sqrt(60) / 255 * g / np.sqrt(g @ g), atol=1e-6)
+
+
+def test_each_channel_comes_back_from_its_own_normalization() -> None:
+    to = Preprocessing((4, 5), (0.4, 0.5, 0.6), (0.1, 0.2, 0.4))
+    unit = np.random.default_rng(0).uniform(0, 1, (2, 3, 4, 5)).astype(np.float32)
+    shown = ((unit.transpose(0, 2, 3, 1) - to.mean) / to.std).transpose(0, 3, 1, 2).astype(np.float32)
+    assert_allclose(_unit(shown, to, "pixels"), unit, atol=1e-6)
+    assert _unit(shown, None, "tensor") is shown
 
 
 def test_a_row_moves_alike_whatever_the_batch() -> None:

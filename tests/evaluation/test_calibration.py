@@ -71,6 +71,8 @@ def test_numbers_are_found_again_exactly() -> None:
     found = fit(ensemble, distorted)
     assert found.spread == pytest.approx(3, rel=1e-3)
     assert found.variance == pytest.approx(2, rel=1e-6)
+    far = fit(ensemble, Gaussian(distorted.mean, ensemble.log_variance - 5))
+    assert far.variance == pytest.approx(torch.tensor(REACH).exp().item())
     mended = distorted.calibrated(found)
     assert_close(mended.mean, ensemble.mean, atol=1e-3, rtol=1e-3)
     assert_close(mended.summary().total, ensemble.summary().total, atol=1e-3, rtol=1e-3)
