@@ -167,16 +167,22 @@ def refuse_changed(folder: Path, manifest: Manifest, key: RecordKey, outputs: ND
         kept = Kept(manifest, key, partial(_first, folder, manifest))
     except EdistillError:
         return  # a damaged record: the reader reports it
-    if np.isnan(outputs).all() and np.isnan(kept.said).all():
-        return  # the member does not answer this row
-    apart = kept.furthest(outputs)
-    difference, what = manifest.answer.change(outputs, kept.said) if apart is None else (apart, "a probability")
-    if not difference <= PROBE_TOLERANCE:
-        raise CacheError(
-            f"Member {key.member} answers row 0 of {key.split} otherwise than it did for {folder}: {what} differs "
-            f"by {difference:.3f}. Its module's code or arguments have changed, or the record is damaged (edistill "
-            "verify). Put them back, or run edistill cache-logits --overwrite."
-        )
+    silent, was_silent = (bool(np.isnan(said).all()) for said in (outputs, kept.said))
+    if silent != was_silent:
+        told = "it gives no answer now" if silent else "it gave no answer then"
+    elif silent:
+        return
+    else:
+        apart = kept.furthest(outputs)
+        difference, what = manifest.answer.change(outputs, kept.said) if apart is None else (apart, "a probability")
+        if difference <= PROBE_TOLERANCE:
+            return
+        told = f"{what} differs by {difference:.3f}"
+    raise CacheError(
+        f"Member {key.member} answers row 0 of {key.split} otherwise than it did for {folder}: {told}. Its module's "
+        "code or arguments have changed, or the record is damaged (edistill verify). Put them back, or run edistill "
+        "cache-logits --overwrite."
+    )
 
 
 def _first(folder: Path, manifest: Manifest, key: Key) -> NDArray[np.void]:

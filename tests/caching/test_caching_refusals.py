@@ -194,7 +194,7 @@ def test_a_member_that_no_longer_answers_is_refused(cached: Path) -> None:
     manifest, key = Manifest.load(cached / "cache"), RecordKey("train", "member-0", 0)
     said = Cache(cached / "cache").open("train").read([0])[:, 0]
     refuse_changed(cached / "cache", manifest, key, said)
-    with refused("member-0 answers row 0 of train otherwise", "--overwrite"):
+    with refused("member-0 answers row 0 of train otherwise", "it gives no answer now", "--overwrite"):
         refuse_changed(cached / "cache", manifest, key, np.full_like(said, np.nan))
 
 
