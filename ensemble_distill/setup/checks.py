@@ -27,6 +27,7 @@ from ensemble_distill.data.several import held
 from ensemble_distill.errors import EdistillError, first_few
 from ensemble_distill.facts import AnyPreprocessing, Several, named_in, split_key
 from ensemble_distill.methods.method import Method
+from ensemble_distill.runtime.disk import refuse_unwritable
 from ensemble_distill.runtime.own_row import some_rows
 from ensemble_distill.runtime.progress import Silent
 from ensemble_distill.runtime.words import bytes_told, counted
@@ -121,6 +122,7 @@ def examine(workspace: Workspace) -> Examined:
     _records(workspace, found)
     _cache(workspace, teachers, found)
     _decoded(workspace, found)
+    _writing(workspace, found)
     _student(workspace, found)
     _training(workspace, teachers, found)
     _groups(workspace, found)
@@ -240,6 +242,14 @@ def _decoded(workspace: Workspace, found: Examined) -> None:
         else:
             told = f"about {bytes_told(sum(found.to_decode.values()))}, of {', '.join(found.to_decode)}"
         found.ok("cache.decoded", told)
+
+
+def _writing(workspace: Workspace, found: Examined) -> None:
+    """Whether results may be written; a cache that is up to date is only read."""
+    cache = {} if found.cached else {"output.cache": workspace.cache_folder}
+    for key, folder in {**cache, "output.runs": Path(workspace.settings.output.runs)}.items():
+        with found.looking(key):
+            refuse_unwritable(folder, key)
 
 
 def _groups(workspace: Workspace, found: Examined) -> None:

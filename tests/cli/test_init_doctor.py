@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -314,6 +315,14 @@ def test_nothing_is_wrong_and_nothing_is_written(whole: Path) -> None:
     trusting = edistill("doctor -c ours/edistill.toml --trust-checkpoints")
     assert report["next"] == "cache-logits"
     assert "next: edistill train --trust-checkpoints" in trusting.stdout
+
+
+def test_folders_that_may_not_be_written(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    for key in ("output.cache", "output.runs"):
+        assert any(text.startswith(f"{key} is ") and f"written to {whole}" in text for text in problems())
+    cache_logits(settings(whole))
+    assert len(problems()) == 1
 
 
 WRONG: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
