@@ -129,6 +129,13 @@ def test_changed_data(folder: Path) -> None:
         chained(folder, "grown", 2)
 
 
+def test_changed_rows_that_decided_on_the_learning_rate(folder: Path) -> None:
+    chained(folder, "grown", 1, train__sched="plateau")
+    save_data(folder, "validation", 24, x=np.load(folder / "data/validation.npz")["x"] ^ 1)
+    with refused_and_kept(folder, "generation-1 was trained on validation data", "but data.validation is"):
+        chained(folder, "grown", 2, train__sched="plateau")
+
+
 def test_data_of_other_classes(folder: Path) -> None:
     chained(folder, "grown", 1)
     save_data(folder, "train", 40, classes=np.array(list("abcd")))

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from ensemble_distill.evaluation import fit as fitting
-from ensemble_distill.evaluation.fit import REACH, fit
+from ensemble_distill.evaluation.fit import REACH, at_limit, fit
 from ensemble_distill.facts import Calibration
 from ensemble_distill.predictive.categorical import Categorical
 from ensemble_distill.predictive.dirichlet import Dirichlet
@@ -167,6 +167,12 @@ def test_a_power_has_to_reduce_the_mean_error_by_enough(monkeypatch: pytest.Monk
 
 def halved(said: Categorical, start: int) -> Categorical:
     return Categorical(said.logits[start::2])
+
+
+def test_factors_at_either_bound_are_named() -> None:
+    assert at_limit(Calibration(temperature=8.0, spread=0.125, variance=7.9)) == ["temperature", "spread"]
+    assert at_limit(Calibration(temperature=0.13, spread=7.9, variance=0.125)) == ["variance"]
+    assert at_limit(Calibration(spread=8.0, power=0.2)) == [], "beside a power the spread has another bound"
 
 
 def test_rows_with_positions_are_calibrated_alike() -> None:
