@@ -244,8 +244,8 @@ def refuse_other_pictures(cache: Path, split: str, rows: int, digest: str) -> No
     if record is not None and (record.digest, record.rows) != (digest, rows):
         raise EdistillError(
             f"{folder_of(cache, split)} holds pictures of data {record.digest[:12]}… ({record.rows} rows), but "
-            f"data.{split.replace('/', '.')} is {digest[:12]}… ({rows} rows). Put that data back, or decode again. "
-            f"{_anew(folder_of(cache, split))}"
+            f"data.{split.replace('/', '.')} is {digest[:12]}… ({rows} rows). Put that data back, or run "
+            "edistill cache-logits --overwrite."
         )
 
 

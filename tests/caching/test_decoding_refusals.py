@@ -71,7 +71,7 @@ def test_pictures_of_other_data_are_refused_and_made_again(pictures: Path) -> No
     one = next((pictures / "data/test/a").iterdir())
     shutil.copy(one, one.with_name("more.png"))
     stored = pictures / "with/decoded/test"
-    with refused(str(stored), "(9 rows)", "data.test", "(10 rows)", f"Delete {stored} and run edistill cache-logits"):
+    with refused(str(stored), "(9 rows)", "data.test", "(10 rows)", "run edistill cache-logits --overwrite"):
         evaluate(on(pictures), str(train(on(pictures)).folder))
     with refused("test data", "edistill cache-logits --overwrite"):
         cache_logits(on(pictures))
@@ -81,11 +81,10 @@ def test_pictures_of_other_data_are_refused_and_made_again(pictures: Path) -> No
     more = {"data__calibration": "data/train"}
     shutil.copytree(pictures / "with/decoded/validation", pictures / "with/decoded/calibration")
     with refused_and_kept(
-        pictures / "with", "decoded/calibration", "data.calibration", "(20 rows)", "(24 rows)", "Delete"
+        pictures / "with", "decoded/calibration", "data.calibration", "(20 rows)", "(24 rows)", "--overwrite"
     ):
         cache_logits(on(pictures, **more))
-    shutil.rmtree(pictures / "with/decoded/calibration")  # the remedy
-    cache_logits(on(pictures, **more))
+    cache_logits(on(pictures, **more), overwrite=True)
     assert is_decoded(Workspace(on(pictures, **more)).source("calibration"))
 
 
@@ -93,7 +92,7 @@ def test_a_store_of_another_cache_in_its_place_is_refused(pictures: Path) -> Non
     cache_logits(on(pictures))
     shutil.rmtree(pictures / "with/decoded/test")
     shutil.copytree(pictures / "with/decoded/validation", pictures / "with/decoded/test")
-    with refused("decoded/test", "(20 rows)", "(9 rows)", "Delete"):
+    with refused("decoded/test", "(20 rows)", "(9 rows)", "--overwrite"):
         Workspace(on(pictures)).source("test")
 
 

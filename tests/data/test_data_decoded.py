@@ -318,9 +318,9 @@ def test_other_data_is_refused_with_both_digests(made: tuple[Path, Source], tmp_
     shutil.copy(tmp_path / "photos/a/rgb.png", tmp_path / "photos/a/one-more.png")
     now = open_source(tmp_path / "photos")
     with refused("holds pictures of data", source.digest[:12], now.digest[:12], f"({len(source)} rows)", "data.train",
-                 f"({len(now)} rows)", f"Delete {cache}/decoded/train and run edistill cache-logits"):  # fmt: skip
+                 f"({len(now)} rows)", "run edistill cache-logits --overwrite"):  # fmt: skip
         read(cache, now)
-    shutil.rmtree(cache / "decoded/train")  # the remedy
+    shutil.rmtree(cache / "decoded/train")
     put(cache, now)
     same(read(cache, now), now)
 
