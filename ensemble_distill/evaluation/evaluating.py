@@ -109,10 +109,10 @@ def evaluate_chain(given: Given, chain: Chain, split: str | None, shifts: bool) 
 
 def _tell_stale(runs: Sequence[Run], progress: Progress) -> None:
     """Warn of exported files that the figures do not describe, since they were made from another state of their run."""
-    for run in runs:
-        for export in exports_of(run.folder) if run.keeps else [run.folder]:
-            if (told := stale(export)) is not None:
-                progress.warn(told)
+    exports = [export for run in runs for export in (exports_of(run.folder) if run.keeps else [run.folder])]
+    for export in {export.resolve(): export for export in exports}.values():  # a file may be named beside its run
+        if (told := stale(export)) is not None:
+            progress.warn(told)
 
 
 def main_split(names: Iterable[str]) -> str:

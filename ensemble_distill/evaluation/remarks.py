@@ -47,11 +47,12 @@ def remarks(run: Evaluation) -> Iterator[str]:
         )
     explained = run.fidelity["diversity_explained"]
     if explained is not None and explained < 0:
+        cause = " Calibration may have moved them that far apart: evaluate without it, too." if run.calibrated else ""
         yield (
             f"The heads of {run.run} are farther from their members than the heads' own mean is: what they "
-            "disagree about is not what the members disagree about. For trained heads, more epochs or a smaller "
-            "learning rate help; for a start from members (student.init), another last stage, a higher rank, or "
-            "all members compressed."
+            f"disagree about is not what the members disagree about.{cause} For trained heads, more epochs or a "
+            "smaller learning rate help; for a start from members (student.init), another last stage, a higher "
+            "rank, or all members compressed."
         )
     elif explained is not None and explained < COLLAPSED:
         yield (

@@ -44,6 +44,10 @@ def test_its_figures_are_those_of_what_it_says(runs: Path) -> None:
     assert found.calibrated, "as its run was"
     commands = f"edistill calibrate {runs / RUN} --remove, then edistill export {runs / RUN} --onnx."
     assert [told.partition(", run ")[2] for told in remarks(found) if "is calibrated" in told] == [commands]
+    poor = replace(found, fidelity=found.fidelity | {"diversity_explained": -0.1})
+    cause = "Calibration may have moved them that far apart"
+    assert cause in " ".join(remarks(poor))
+    assert cause not in " ".join(remarks(replace(poor, calibrated=False)))
     assert found.cost["student"]["parameters"] is None, "which onnxruntime does not tell"
     assert found.cost["student"]["latency_ms"] > 0
 
@@ -143,8 +147,8 @@ def test_a_file_of_another_task_or_of_other_members_is_refused(
 def test_a_file_that_is_older_than_its_run_is_told(runs: Path, every: Path, suffix: str) -> None:
     calibrate(settings(runs), "hydra-s0", remove=True)
     shown = Silent()
-    evaluate(settings(runs), f"{RUN}/export/model{suffix}", progress=shown)
-    assert any(f"model{suffix} is stale" in line for line in shown.warnings)
+    evaluate_together(settings(runs), ["hydra-s0", f"{RUN}/export/model{suffix}"], progress=shown)
+    assert sum(f"export/model{suffix} is stale" in line for line in shown.warnings) == 1
     shutil.copy(runs / "runs/other/student.safetensors", runs / RUN)
     with refused(f"model{suffix}", "Export again"):
         evaluate(settings(runs), f"{RUN}/export/model{suffix}")
