@@ -27,6 +27,7 @@ from ensemble_distill.runtime.job import opened
 from ensemble_distill.runtime.lock import one_writer
 from ensemble_distill.runtime.progress import Progress, Silent
 from ensemble_distill.runtime.shared import see_as_first
+from ensemble_distill.runtime.words import shell
 from ensemble_distill.settings import Settings
 from ensemble_distill.training.refusals import refuse_no_chain
 from ensemble_distill.training.report import TrainReport
@@ -203,8 +204,8 @@ def _cache(settings: Settings, pictures: Path, trust: bool, progress: Progress) 
             if member.sha256 != now:
                 raise EdistillError(
                     f"{cache} holds what {before.folder.name} said with sha256 {member.sha256[:12]}…, and that is now "
-                    f"{now[:12]}…. Put the old one back (edistill calibrate {before.folder} --remove, where it was "
-                    f"calibrated since), or delete {cache} to ask it again."
+                    f"{now[:12]}…. Put the old one back (edistill calibrate {shell(before.folder)} --remove, where it "
+                    f"was calibrated since), or delete {cache} to ask it again."
                 )
         seen = [name for name in settings.splits() if not name.startswith("ood/")]
         cache_in(Workspace(settings, progress, trust, pictures=pictures), only=seen)

@@ -15,6 +15,7 @@ from ensemble_distill.errors import EdistillError
 from ensemble_distill.evaluation.comparison import Comparison
 from ensemble_distill.evaluation.remarks import remarks
 from ensemble_distill.evaluation.tables import tables
+from ensemble_distill.runtime.words import shell
 from ensemble_distill.settings import Settings
 
 
@@ -81,7 +82,7 @@ def refuse_report_of_several(runs: Sequence[str]) -> None:
     """Raise EdistillError, since a report shows one student."""
     raise EdistillError(
         f"--report shows one student, and {', '.join(runs)} are {len(runs)}. Write a page for each, or compare them: "
-        f"edistill compare {' '.join(runs)} --picture worth.svg"
+        f"edistill compare {' '.join(map(shell, runs))} --picture worth.svg"
     )
 
 

@@ -34,7 +34,7 @@ from ensemble_distill.cli.inspected_facts import (
 )
 from ensemble_distill.facts import ENSEMBLE
 from ensemble_distill.runs.folder import EXPORTS, exported_in, flags_of
-from ensemble_distill.runtime.words import counted
+from ensemble_distill.runtime.words import counted, shell
 
 ROWS = 12  # shown of a table
 
@@ -93,15 +93,15 @@ def _run(path: str, record: Record) -> Sheet:
 
 def _next_of_run(path: str, evaluated: Sequence[str], exported: Sequence[str], stale: Sequence[str]) -> str:
     if not evaluated:
-        return f"edistill evaluate {path}"
+        return f"edistill evaluate {shell(path)}"
     for document in (name for name in stale if name.startswith("evaluations/")):
         split = "" if document.endswith("/test.json") else f" --split {document[:-5].rpartition('/')[2]}"
-        return f"edistill evaluate {path}{split}" + (" --shifts" if "/shifts/" in document else "")
+        return f"edistill evaluate {shell(path)}{split}" + (" --shifts" if "/shifts/" in document else "")
     if again := flags_of(Path(name).name for name in stale if name.startswith(f"{EXPORTS}/")):
-        return f"edistill export {path} {again}"
+        return f"edistill export {shell(path)} {again}"
     if "export/model.onnx" not in exported:
-        return f"edistill export {path} --onnx"
-    return f"edistill predict INPUTS --model {path}/export/model.onnx"
+        return f"edistill export {shell(path)} --onnx"
+    return f"edistill predict INPUTS --model {shell(f'{path}/export/model.onnx')}"
 
 
 def _safetensors(path: str, record: Record) -> Sheet:
@@ -116,7 +116,7 @@ def _safetensors(path: str, record: Record) -> Sheet:
             ("made with", made),
             ("size", size(record)),
         ],
-        next=_again(record) or f"edistill predict INPUTS --model {path}",
+        next=_again(record) or f"edistill predict INPUTS --model {shell(path)}",
     )
 
 
@@ -144,7 +144,7 @@ def _onnx(path: str, record: Record) -> Sheet:
             ("opset", f"{opsets(record)}, IR version {record['ir_version']}"),
             ("size", size(record)),
         ],
-        next=_again(record) or f"edistill predict INPUTS --model {path}",
+        next=_again(record) or f"edistill predict INPUTS --model {shell(path)}",
     )
 
 
@@ -162,7 +162,7 @@ def _program(path: str, record: Record) -> Sheet:
             ("made with", f"edistill {record['version']}"),
             ("size", size(record)),
         ],
-        next=_again(record) or f"edistill predict INPUTS --model {path}",
+        next=_again(record) or f"edistill predict INPUTS --model {shell(path)}",
     )
 
 
@@ -205,7 +205,7 @@ def _chain(path: str, record: Record) -> Sheet:
             (name, few(one["learned_from"]), student(one["student"]), one["sha256"][:HEX])
             for name, one in generations.items()
         ],
-        next=f"edistill evaluate {path}",
+        next=f"edistill evaluate {shell(path)}",
     )
 
 
@@ -273,7 +273,7 @@ def _runs(path: str, record: Record) -> Sheet:
         [("as teachers", counted(len(record["members"]), "member") if "members" in record else "")],
         ("run", "method", "predicts by", "evaluated on", "exported", "stale"),
         rows,
-        next=f"edistill {verb} {path.rstrip('/')}/{name}",
+        next=f"edistill {verb} {shell(path.rstrip('/') + '/' + name)}",
     )
 
 
@@ -306,7 +306,7 @@ def _folder(path: str, record: Record) -> Sheet:
             )
             for name, one in record["data"].items()
         ],
-        next=f"edistill inspect {path.rstrip('/')}/{next(iter(record['data']))}",
+        next=f"edistill inspect {shell(path.rstrip('/') + '/' + next(iter(record['data'])))}",
     )
 
 

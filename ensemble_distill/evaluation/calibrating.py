@@ -33,6 +33,7 @@ from ensemble_distill.runtime.grown import Grown
 from ensemble_distill.runtime.lock import one_writer
 from ensemble_distill.runtime.progress import Progress
 from ensemble_distill.runtime.spread import spread
+from ensemble_distill.runtime.words import shell
 from ensemble_distill.students.student import Student
 from ensemble_distill.tasks.figures import Figures
 from ensemble_distill.tasks.task import Task
@@ -70,7 +71,7 @@ class CalibrationReport:
     @property
     def export_again(self) -> str:
         """The command that exports the stale files again."""
-        return f"edistill export {self.folder} {flags_of(file.name for file in self.stale)}"
+        return f"edistill export {shell(self.folder)} {flags_of(file.name for file in self.stale)}"
 
     def to_json(self) -> dict[str, Any]:
         """The document of `calibrate --json`."""
@@ -277,5 +278,5 @@ def _warn_of_harm(report: CalibrationReport, calibration: Calibration, moved: fl
     if told:
         progress.warn(
             f"This calibration may do harm: {'; '.join(told)}. Train the student longer, or remove it: "
-            f"edistill calibrate {report.folder} --remove."
+            f"edistill calibrate {shell(report.folder)} --remove."
         )

@@ -25,6 +25,7 @@ from ensemble_distill.runs.exports import exports_of, stale
 from ensemble_distill.runs.folder import export_again, generation_name, run_of
 from ensemble_distill.runs.run import Run
 from ensemble_distill.runtime.progress import Progress
+from ensemble_distill.runtime.words import shell
 
 TORCH = "torch"
 
@@ -70,9 +71,9 @@ def _undone(runs: Sequence[Run]) -> tuple[str, ...]:
 
 def _command(run: Run) -> str:
     if run.keeps:
-        return f"edistill calibrate {run.folder} --remove"
+        return f"edistill calibrate {shell(run.folder)} --remove"
     own = run_of(run.folder)
-    return "" if own is None else f"edistill calibrate {own} --remove, then {export_again(run.folder)}"
+    return "" if own is None else f"edistill calibrate {shell(own)} --remove, then {export_again(run.folder)}"
 
 
 def _told_of_file(run: Run) -> str:

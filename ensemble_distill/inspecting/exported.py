@@ -8,6 +8,7 @@ from typing import Any
 from ensemble_distill.inspecting.listed import listed
 from ensemble_distill.runs.exported_files import holds_exports, taken
 from ensemble_distill.runs.folder import FORMATS
+from ensemble_distill.runtime.words import shell
 from ensemble_distill.settings import FILE_NAME
 
 
@@ -23,4 +24,4 @@ def exported(path: Path) -> dict[str, Any] | None:
         first = next((path / name for name in FORMATS if (path / name).exists()), None)
     if first is None:
         return None
-    return {"what": "exported files, away from their run", **listed(path), "next": f"edistill inspect {first}"}
+    return {"what": "exported files, away from their run", **listed(path), "next": f"edistill inspect {shell(first)}"}

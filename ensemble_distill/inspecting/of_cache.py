@@ -8,6 +8,7 @@ from typing import Any
 from ensemble_distill.cache.manifest import NAME, Manifest, is_cache
 from ensemble_distill.inspecting.listed import listed
 from ensemble_distill.runtime.files import sha256_file
+from ensemble_distill.runtime.words import shell
 
 PLACES = {
     "records": "a file that is not a record any more",
@@ -31,7 +32,7 @@ def of_cache(path: Path) -> dict[str, Any] | None:
         return None
     named = whole.relative_to(folder)
     shown = Path(*path.parts[: -len(named.parts)]) if len(path.parts) > len(named.parts) else Path(folder.name)
-    following = {"next": f"edistill inspect {shown}"}
+    following = {"next": f"edistill inspect {shell(shown)}"}
     if path.is_dir():
         return {"what": f"a part of {shown}", **listed(path), **following}
     manifest = Manifest.load(folder)

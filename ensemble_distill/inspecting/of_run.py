@@ -28,6 +28,7 @@ from ensemble_distill.runs.folder import (
 from ensemble_distill.runtime.files import DOCUMENT, read_whole
 from ensemble_distill.runtime.jsons import parse_json
 from ensemble_distill.runtime.seals import WRITTEN_BY, checked_metadata, read_sealed_json
+from ensemble_distill.runtime.words import shell
 
 DEEPEST = 3  # folders between a file and its run: evaluations/shifts/
 FOLDERS = {EVALUATIONS: "evaluations", EXPORTS: "exported files", LOGS: "logs"}
@@ -46,7 +47,7 @@ def of_run(path: Path) -> Told | None:
     if path.is_dir():
         return _folder(path, named, shown)
     tell = FILES.get(named)
-    return None if tell is None else {**tell(path, shown), "next": f"edistill inspect {shown}"}
+    return None if tell is None else {**tell(path, shown), "next": f"edistill inspect {shell(shown)}"}
 
 
 def _is_run(folder: Path) -> bool:
@@ -58,7 +59,7 @@ def _folder(path: Path, named: str, run: Path) -> Told | None:
     if what is None:
         return None
     of = taken(path, lambda told: None) if named == EXPORTS else None
-    told = {"what": f"{what} of {run}", **listed(path), "next": f"edistill inspect {of or run}"}
+    told = {"what": f"{what} of {run}", **listed(path), "next": f"edistill inspect {shell(of or run)}"}
     return told if named != f"{EXPORTS}/{MERGED}" else {**told, **_merged(path, told["facts"], run)}
 
 
@@ -67,7 +68,7 @@ def _merged(path: Path, facts: Mapping[str, Any], run: Path) -> Told:
     made, why = made_from(path), stale(path)
     of = {} if made is None else {"made from": f"weights {made.weights[:12]}…"}
     old = {} if why is None else {"stale": why}
-    again = f"edistill inspect {run}" if why is None else export_again(path)
+    again = f"edistill inspect {shell(run)}" if why is None else export_again(path)
     return {"what": f"one plain timm model of {run}, for create_model", "facts": {**of, **old, **facts}, "next": again}
 
 

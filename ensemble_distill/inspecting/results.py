@@ -15,7 +15,7 @@ from ensemble_distill.runs.exported_files import SUFFIXES
 from ensemble_distill.runs.folder import ARGS, EVALUATIONS, generation_name, outer
 from ensemble_distill.runtime.files import DOCUMENT, read_whole
 from ensemble_distill.runtime.jsons import parse_json
-from ensemble_distill.runtime.words import members_told
+from ensemble_distill.runtime.words import members_told, shell
 from ensemble_distill.serving.target import is_earlier
 
 Told = dict[str, Any]
@@ -101,10 +101,10 @@ def _evaluate(record: Mapping[str, Any], path: Path) -> str | None:
     None if the name is ambiguous: that of a generation, or of a file, that is not found here.
     """
     if path.absolute().parent.name == EVALUATIONS:
-        return f"edistill evaluate {outer(path)}"
+        return f"edistill evaluate {shell(outer(path))}"
     name = str(record["run"])
     alone = bool(re.fullmatch(generation_name(r"\d+"), name)) or Path(name).suffix in SUFFIXES
-    return None if alone and not Path(name).exists() else f"edistill evaluate {name}"
+    return None if alone and not Path(name).exists() else f"edistill evaluate {shell(name)}"
 
 
 def _begun(text: str) -> str:
@@ -142,7 +142,7 @@ def _figures_of_rows(path: Path) -> Told | None:
         "facts": {"figures": len(names)},
         "columns": ["figure"],
         "rows": [[name] for name in names],
-        "next": f"edistill inspect {path.with_suffix('.json')}" if path.with_suffix(".json").is_file() else None,
+        "next": f"edistill inspect {shell(path.with_suffix('.json'))}" if path.with_suffix(".json").is_file() else None,
     }
 
 
@@ -156,7 +156,7 @@ def _page(path: Path) -> Told | None:
     return {
         "what": "a report, a page for a browser",
         "facts": {"of": title[1], "bytes": path.stat().st_size},
-        "next": f"edistill inspect {beside}",
+        "next": f"edistill inspect {shell(beside)}",
     }
 
 

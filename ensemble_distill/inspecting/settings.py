@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ensemble_distill.runs.folder import ARGS
+from ensemble_distill.runtime.words import shell
 from ensemble_distill.settings import FILE_NAME, load_settings
 
 
@@ -30,5 +31,5 @@ def settings_file(path: Path) -> dict[str, Any] | None:
                 "runs": settings.output.runs,
             }.items()
         },
-        "next": f"edistill inspect {path.parent}" if copy else "edistill doctor",
+        "next": f"edistill inspect {shell(path.parent)}" if copy else "edistill doctor",
     }

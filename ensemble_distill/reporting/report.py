@@ -24,6 +24,7 @@ from ensemble_distill.reporting.verdict import verdict
 from ensemble_distill.runs.chain import Chain
 from ensemble_distill.runtime.files import write_output
 from ensemble_distill.runtime.jsons import json_text, read_json
+from ensemble_distill.runtime.words import shell
 
 ENDING = ".html"
 
@@ -56,7 +57,7 @@ def refuse_report_of_chain(chain: Chain) -> None:
     """Raise EdistillError, since a report shows one student."""
     raise EdistillError(
         f"--report shows one student, and {chain.folder} is a chain of {len(chain.runs)}. Name a generation: "
-        f"edistill evaluate {chain.folder.name}/{chain.runs[-1].folder.name} --report …"
+        f"edistill evaluate {shell(f'{chain.folder.name}/{chain.runs[-1].folder.name}')} --report …"
     )
 
 

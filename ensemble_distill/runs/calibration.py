@@ -10,6 +10,7 @@ from ensemble_distill.facts import Calibration, MadeFrom
 from ensemble_distill.runs.folder import CALIBRATION, WEIGHTS, content_of
 from ensemble_distill.runtime.files import sha256_file, write_whole
 from ensemble_distill.runtime.seals import WRITTEN_BY, parse_sealed_json, sealed_json
+from ensemble_distill.runtime.words import shell
 
 
 def write_calibration(folder: Path, calibration: Calibration, weights: str) -> None:
@@ -27,7 +28,7 @@ def parse_calibration(content: bytes, folder: Path, weights: str) -> Calibration
         EdistillError: the bytes are damaged, or belong to other weights.
     """
     path = folder / CALIBRATION
-    again = f"Run edistill calibrate {folder}, or edistill calibrate {folder} --remove."
+    again = f"Run edistill calibrate {shell(folder)}, or edistill calibrate {shell(folder)} --remove."
     try:
         record, _ = parse_sealed_json(content)
         if not isinstance(record, dict):

@@ -11,6 +11,7 @@ from ensemble_distill.facts import MadeFrom
 from ensemble_distill.runs.folder import EVALUATIONS, MADE_FROM
 from ensemble_distill.runtime.files import sha256_file
 from ensemble_distill.runtime.seals import read_sealed_json
+from ensemble_distill.runtime.words import shell
 
 SHIFTS = "shifts"  # subfolder with the documents of shifted rows
 MAIN = ("test", "validation")  # splits whose documents come first
@@ -49,7 +50,7 @@ def damaged_evaluations(folder: Path) -> list[str]:
                 raise ValueError(f"{others[0]} beside it is of another evaluation")
         except (OSError, ValueError, AttributeError) as error:
             told = first_line(getattr(error, "strerror", None) or error)
-            problems.append(f"{file} is damaged ({told}). Delete it, or run edistill evaluate {folder} again.")
+            problems.append(f"{file} is damaged ({told}). Delete it, or run edistill evaluate {shell(folder)} again.")
     return problems
 
 

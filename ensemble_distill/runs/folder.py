@@ -28,6 +28,7 @@ from pathlib import Path
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.facts import ENSEMBLE
 from ensemble_distill.runtime.files import read_whole
+from ensemble_distill.runtime.words import shell
 from ensemble_distill.settings.limit import mark
 from ensemble_distill.settings.loading import ARGS as ARGS
 from ensemble_distill.settings.loading import EXPORTS as EXPORTS
@@ -104,7 +105,7 @@ def code_at(folder: Path, file: str) -> Path:
 
 def go_on(run: Path) -> str:
     """The command that finishes an interrupted training by its own settings, whatever the current ones are."""
-    return f"edistill train -c {run / ARGS}"
+    return f"edistill train -c {shell(run / ARGS)}"
 
 
 def train_again(run: Path) -> str:
@@ -118,7 +119,7 @@ def export_again(export: Path) -> str:
     if is_ensemble_export(export):
         _, _, limit = export.absolute().parent.parent.name.partition(mark(""))
         return f"edistill export --ensemble {FORMATS[ONNX]}{f' --limit {limit}' if limit else ''}"
-    run = f"{outer(export)} " if export.absolute().parent.name == EXPORTS else ""
+    run = f"{shell(outer(export))} " if export.absolute().parent.name == EXPORTS else ""
     of_kind = {Path(name).suffix: flag for name, flag in FORMATS.items() if name in (SAFETENSORS, PROGRAM)}
     return f"edistill export {run}{FORMATS.get(export.name, of_kind.get(export.suffix, FORMATS[ONNX]))}"
 

@@ -1,8 +1,16 @@
-"""Durations, counts and sizes in words."""
+"""Durations, counts and sizes in words, and paths in commands."""
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
+
 UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+
+
+def shell(path: str | Path) -> str:
+    """A path as a part of a command to copy, in quotes if a shell would split or expand it."""
+    return shlex.quote(str(path))
 
 
 def duration(seconds: float) -> str:

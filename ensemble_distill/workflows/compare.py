@@ -14,6 +14,7 @@ from ensemble_distill.reporting.pareto import draw_pareto, refuse_picture
 from ensemble_distill.runs.run import Run
 from ensemble_distill.runs.seeds import by_seed
 from ensemble_distill.runtime.progress import Progress, Silent
+from ensemble_distill.runtime.words import shell
 from ensemble_distill.settings import Settings
 from ensemble_distill.workspace.evaluating import open_for_evaluation
 from ensemble_distill.workspace.folders import refuse_trial
@@ -69,5 +70,5 @@ def _refuse_alone(runs: Sequence[Run], groups: dict[str, list[int]]) -> None:
     seeds = " They differ in their seed alone, and stand together." if len(runs) > 1 else ""
     raise EdistillError(
         f"compare holds runs against each other, and {names} is one thing.{seeds} Name another run besides: "
-        f"edistill compare {own[0]} OTHER. To see one run, edistill evaluate {own[0]}."
+        f"edistill compare {shell(own[0])} OTHER. To see one run, edistill evaluate {shell(own[0])}."
     )

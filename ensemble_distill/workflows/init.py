@@ -9,6 +9,7 @@ from typing import Any
 from ensemble_distill.errors import EdistillError
 from ensemble_distill.runtime.files import write_text
 from ensemble_distill.runtime.progress import Progress, Silent
+from ensemble_distill.runtime.words import shell
 from ensemble_distill.settings import FILE_NAME
 from ensemble_distill.setup.fills import problems_of, raising, unwritten
 from ensemble_distill.setup.finding import find_scene, stub_of
@@ -76,7 +77,7 @@ def init(
         write_text(path, content)
     fill = [*unwritten(scene), *raising(code), *((str(file), line, why) for line, why in text.fills)]
     mend = problems_of(scene)
-    here = "" if root.resolve() == Path.cwd() else f" -c {file}"
+    here = "" if root.resolve() == Path.cwd() else f" -c {shell(file)}"
     trusted = " --trust-checkpoints" if trust else ""
     return InitReport(
         files=tuple(files),

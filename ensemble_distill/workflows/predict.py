@@ -14,6 +14,7 @@ from ensemble_distill.runs.exports import calibrated_since, latest_export, refus
 from ensemble_distill.runs.trust import NOTHING, Trust
 from ensemble_distill.runtime.files import write_output
 from ensemble_distill.runtime.progress import Progress, Silent
+from ensemble_distill.runtime.words import shell
 from ensemble_distill.serving.batching import refuse_batch_size
 from ensemble_distill.serving.kinds import open_file
 from ensemble_distill.serving.predictions import (
@@ -127,8 +128,8 @@ def predict(
 def _refuse_models(inputs: Sequence[str]) -> None:
     """Raise EdistillError for an exported file among the inputs."""
     if model := next((name for name in inputs if is_exported_name(name) and Path(name).is_file()), None):
-        rows = " ".join(name for name in inputs if name != model) or "INPUTS"
+        rows = " ".join(shell(name) for name in inputs if name != model) or "INPUTS"
         raise EdistillError(
             f"{model} is a student, and stands where rows are given. Name it by --model: edistill predict {rows} "
-            f"--model {model}."
+            f"--model {shell(model)}."
         )

@@ -280,6 +280,22 @@ def test_what_is_none_of_these(here: Path, path: str, told: str) -> None:
     assert told in message_of(result.stderr)
 
 
+def test_commands_to_copy_quote_what_a_shell_would_split(here: Path) -> None:
+    Path("runs").rename("my runs")
+    Path("my runs/hydra-s0").rename("my runs/a run")
+    for path in ("my runs", "my runs/a run", "my runs/a run/config.json"):
+        result = edistill(f"inspect '{path}'")
+        assert result.exit_code == 0, result.stderr
+        assert "'my runs/a run" in result.stdout.rpartition("next: edistill ")[2]
+    Path("my runs/a run/student.safetensors").unlink()
+    assert told_command("my runs/a run") == ["edistill", "train", "-c", "my runs/a run/args.toml"]
+
+
+def told_command(path: str) -> list[str]:
+    """The command that `inspect` proposes, as a shell takes it apart."""
+    return shlex.split(edistill(f"inspect '{path}'").stdout.rpartition("next: ")[2])
+
+
 # --- verify -----------------------------------------------------------------------------------------------------
 
 
