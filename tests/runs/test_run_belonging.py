@@ -25,7 +25,7 @@ from ensemble_distill.evaluation.measured import Measured
 from ensemble_distill.facts import MadeFrom
 from ensemble_distill.runs.config import StudentConfig
 from ensemble_distill.runs.evaluations import evaluation_of
-from ensemble_distill.runs.exports import stale
+from ensemble_distill.runs.exports import stale, stale_exports
 from ensemble_distill.runs.run import Run
 from ensemble_distill.runtime.files import sha256_file
 from ensemble_distill.runtime.progress import Silent
@@ -221,6 +221,8 @@ def test_an_export_of_version_0_1_0_is_told_by_its_age(folder: Path) -> None:
     assert stale(file) is None, "it is younger than the calibration"
     os.utime(file, (1, 1))
     assert "is calibrated otherwise" in (stale(file) or "")
+    (folder / RUN / "calibration.json").unlink()
+    assert file in stale_exports(folder / RUN), "it may apply the calibration that was removed"
 
 
 def test_an_evaluation_of_other_weights_or_rows_is_told(folder: Path) -> None:

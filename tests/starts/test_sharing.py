@@ -102,8 +102,10 @@ def test_an_output_layer_without_bias_is_one_with_zeros() -> None:
 
 def test_a_students_own_names_are_found_in_it() -> None:
     first, second = a_student(), a_student((FEATURES,))
+    nn.init.normal_(first.heads.last.bias)
     share(second, first, "member a", {"first": "first", "head": "head"})
     torch.testing.assert_close(second.heads.last.weight, first.heads.last.weight)
+    torch.testing.assert_close(second.heads.last.bias, first.heads.last.bias)
     assert second.frozen == ("body.first", "heads.layers.1")
 
 
