@@ -235,7 +235,12 @@ class Run:
 
 
 def refuse_unfinished(folder: Path) -> None:
-    """Raise EdistillError if a folder holds no finished run."""
+    """Raise EdistillError if a folder holds no finished run, or is a file."""
+    if folder.is_file():
+        raise EdistillError(
+            f"{folder} is a file, and no run. Give a run's folder; an exported file is run by edistill predict and by "
+            "ensemble_distill.predict."
+        )
     missing = next((name for name in (WEIGHTS, CONFIG) if not (folder / name).is_file()), None)
     if missing is not None:
         begun, left = (folder / ARGS).is_file(), (folder / WEIGHTS).is_file()

@@ -16,6 +16,7 @@ from exported_helpers import assert_every_kind_agrees
 from runs_helpers import RUN
 from tiny import contents, make_folder, refused, save_data, save_member, settings
 
+from ensemble_distill import load_student
 from ensemble_distill.evaluation.exported import ExportedRun, GraphStudent, with_their_runs
 from ensemble_distill.evaluation.remarks import remarks
 from ensemble_distill.predictive import family_names, open_family
@@ -50,6 +51,11 @@ def test_its_figures_are_those_of_what_it_says(runs: Path) -> None:
     assert cause not in " ".join(remarks(replace(poor, calibrated=False)))
     assert found.cost["student"]["parameters"] is None, "which onnxruntime does not tell"
     assert found.cost["student"]["latency_ms"] > 0
+
+
+def test_it_is_no_run(runs: Path) -> None:
+    with refused("model.onnx is a file, and no run", "an exported file is run by edistill predict"):
+        load_student(runs / GRAPH)
 
 
 def test_beside_its_run_it_says_the_same(runs: Path) -> None:
