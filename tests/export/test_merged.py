@@ -82,6 +82,17 @@ def test_timm_loads_it_and_it_says_the_mean_of_the_heads(tmp_path: Path, weights
 
 
 @pytest.mark.thorough
+def test_what_is_not_finite_is_not_written(tmp_path: Path) -> None:
+    config, student = made()
+    with torch.no_grad():
+        student.heads.layers[0].bias[0, 0] = torch.nan
+    with refused("differ from the mean of the heads' by nan", "--merge-heads"):
+        model = merged(student, config.architecture)
+        write_merged(model, student, config, rows(), tmp_path / "merged", MADE_FROM)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.thorough
 def test_where_members_pool_by_logits_nothing_is_lost() -> None:
     config, student = made(average="logits")
     with torch.no_grad():

@@ -11,6 +11,7 @@ from numpy.testing import assert_allclose
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from ensemble_distill.starts import compress
 from ensemble_distill.starts.layers_seen import _Covariance, look, patches_of, some_of
 from ensemble_distill.students.factored import by_position
 
@@ -31,6 +32,22 @@ def test_a_convolution_is_a_product_with_its_patches(how: dict[str, Any]) -> Non
     with torch.no_grad():
         found = patches_of(layer, x) @ layer.weight.flatten(1).T + layer.bias
         assert_close(found, by_position(layer(x), layer), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("batches", "wanted"), [(1, 6 * 6 * 4), (2**11, 30)])
+def test_patches_a_few_rows_at_a_time_go_with_their_outputs(
+    monkeypatch: pytest.MonkeyPatch, batches: int, wanted: int
+) -> None:
+    """All positions or, of one batch of many, the `POSITIONS` ÷ 2¹¹ = 32 that are its own, shared out to its rows."""
+    torch.manual_seed(0)
+    monkeypatch.setattr(compress, "AT_ONCE", 1000)
+    layer, x = nn.Conv2d(3, 5, (2, 3)), torch.randn(6, 3, 7, 6)
+    with torch.no_grad():
+        parts = list(compress._columns(layer, x, layer(x), batches))
+        assert len(parts) == 3, "two rows each"
+        assert sum(len(columns) for columns, _ in parts) == wanted
+        for columns, outputs in parts:
+            assert_close(columns @ layer.weight.flatten(1).T + layer.bias, outputs, rtol=1e-5, atol=1e-5)
 
 
 def test_some_positions_are_the_same_of_inputs_and_outputs() -> None:
