@@ -1,4 +1,4 @@
-"""Free disk space, and whether anything may be written."""
+"""Free disk space, and whether a folder can be made and written to."""
 
 from __future__ import annotations
 
@@ -14,12 +14,29 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(_existing(folder)).free
 
 
-def refuse_unwritable(folder: Path, key: str) -> None:
-    """Raise EdistillError if nothing may be written to a folder, which need not exist yet.
+def refuse_no_folder(folder: Path, key: str) -> None:
+    """Raise EdistillError if there is a file, or a link to nothing, in the place of a folder or of one above it.
 
     Args:
         key: the setting that names it.
     """
+    there = next(one for one in (folder, *folder.absolute().parents) if os.path.lexists(one))
+    if there.is_symlink() and not there.exists():
+        raise EdistillError(
+            f"{there} is a link to {there.readlink()}, where nothing is, and {key} needs a folder. Make it or mount "
+            "its disk, or name another folder."
+        )
+    if not there.is_dir():
+        raise EdistillError(f"{there} is a file, and {key} needs a folder. Name another.")
+
+
+def refuse_unwritable(folder: Path, key: str) -> None:
+    """Raise EdistillError if nothing may be written to a folder, which need not exist yet, or it can be none.
+
+    Args:
+        key: the setting that names it.
+    """
+    refuse_no_folder(folder, key)
     there = _existing(folder)
     if not os.access(there, os.W_OK):
         raise EdistillError(

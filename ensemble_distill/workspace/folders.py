@@ -13,6 +13,7 @@ from ensemble_distill.runs.chain import is_chain
 from ensemble_distill.runs.folder import ARGS, CONFIG
 from ensemble_distill.runs.folder import FILES as RUN_FILES
 from ensemble_distill.runs.run import Run
+from ensemble_distill.runtime.disk import refuse_no_folder
 from ensemble_distill.runtime.files import LOCK, is_temporary
 from ensemble_distill.settings import Settings
 
@@ -32,8 +33,7 @@ def refuse_within(folder: Path, key: str) -> None:
 def refuse_foreign(folder: Path, mark: str, what: str, key: str) -> None:
     """Raise EdistillError if `folder` is a file, has contents of others, or lies where it would be deleted."""
     refuse_within(folder, key)
-    if folder.exists() and not folder.is_dir():
-        raise EdistillError(f"{folder} is a file, and {key} needs a folder. Name another.")
+    refuse_no_folder(folder, key)
     if folder.is_dir() and not os.path.lexists(folder / mark):
         others = [path.name for path in folder.iterdir() if path.name != f"{mark}.part" and _holds_something(path)]
         if others:

@@ -253,6 +253,12 @@ def test_a_folder_that_is_no_cache_is_left_alone(tmp_path: Path) -> None:
     assert contents(folder / "cache") == {"thesis.tex": b"years of work"}
     with refused("edistill.toml is a file, and output.cache needs a folder"):
         cache_logits(settings(folder, {"output.cache": "edistill.toml"}))
+    with refused("edistill.toml is a file, and output.cache needs a folder"):
+        cache_logits(settings(folder, {"output.cache": "edistill.toml/cache"}))
+    (folder / "disk").symlink_to(tmp_path / "unmounted")
+    for place in ("disk", "disk/cache"):
+        with refused(f"disk is a link to {tmp_path / 'unmounted'}, where nothing is", "output.cache needs a folder"):
+            cache_logits(settings(folder, {"output.cache": place}))
 
 
 def test_no_data_is_refused(tmp_path: Path) -> None:
