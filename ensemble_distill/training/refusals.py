@@ -157,11 +157,10 @@ def refuse_broken(
             student = stage.start(student)
             if from_members and index == 0:
                 _refuse_unsolved(named, stage, student.heads.count, architecture.heads)
-    if student.frozen != frozen:
-        gone = ", ".join(module for module in frozen if module not in student.frozen)
+    if gone := [module for module in frozen if module not in student.frozen]:
         raise EdistillError(
-            f"student.share freezes {gone}, and {named} would train it again. Share others, or use --method ban, kd or "
-            "supervised."
+            f"student.share freezes {', '.join(gone)}, and {named} would train it again. Share others, or use --method "
+            "ban, kd or supervised."
         )
     found, wanted = ({key: tuple(t.shape) for key, t in s.state_dict().items()} for s in (student, promised))
     if found != wanted:

@@ -25,7 +25,7 @@ def prepare(shared: Path, work: Path) -> None:
     unpack_cifar10(shared, work)
     copy_teachers(shared / "teachers" / "cifar10-resnet8", work)
     write_digits(work)
-    for name in ("edistill.toml", "body.py", "fast.py"):
+    for name in ("edistill.toml", "body.py", "fast.py", "spread.py"):
         shutil.copy(HERE / name, work / name)
     unseen = np.sort(np.load(work / "teachers" / "unseen_train_rows.npy"))
     np.save(work / "train_rows.npy", np.setdiff1d(np.arange(50_000), unseen))

@@ -30,12 +30,19 @@ STUDENTS = {  # flags of train, and of all commands
     "w16-long": ("--epochs 64", "--set views.count=12"),
     "w24": ("--epochs 32 --set student.kwargs={width=24,tail=512}", ""),
 }
+SPREAD = "-spread"  # ends the names of students that are trained anew from those without it; see spread.py
+SPREADING = (
+    "--method spread.py:Spread --set student.model=spread.py:make_spreading --set method.run=runs/{of} --epochs 6 "
+    "--opt adamw --lr 1e-3 --weight-decay 0.05 --warmup-epochs 0 --batch-size 256 --set train.model-ema=false"
+)
 STRANGERS = ("digits", "mnist")
 UNSEEN = "--set data.ood.mnist=mnist.npz"  # a set that no choice has seen
 
 
 def main() -> None:
-    given = arguments(__doc__ or "", HERE, seeds=SEEDS, students=STUDENTS)
+    given = arguments(
+        __doc__ or "", HERE, seeds=SEEDS, students=[name + end for name in STUDENTS for end in ("", SPREAD)]
+    )
     for student in given.students:
         for seed in given.seeds:
             if (student, seed) not in {(line["student"], line["seed"]) for line in lines_of(TABLE)}:
@@ -56,9 +63,13 @@ def write_mnist(shared: Path, work: Path) -> None:
 
 def trained(work: Path, student: str, seed: str) -> dict[str, Any]:
     """The figures of `evaluate` on the test rows, the seconds of training, and the training command."""
-    name, (flags, more) = f"{student}-s{seed}", STUDENTS[student]
+    name, (flags, more) = f"{student}-s{seed}", STUDENTS[student.removesuffix(SPREAD)]
     everywhere = f"{UNSEEN} {more}".strip()
-    command = f"train --method hydra --name {name} --seed {seed} --torchcompile inductor {flags} {everywhere}"
+    if student.endswith(SPREAD):
+        how = SPREADING.format(of=name.replace(SPREAD, ""))
+    else:
+        how = f"--method hydra --torchcompile inductor {flags}"
+    command = f"train --name {name} --seed {seed} {how} {everywhere}"
     edistill(work, f"cache-logits {everywhere}")
     started = time.monotonic()
     edistill(work, command)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import tiny
+import torch
+from safetensors.torch import load_file
 from tiny import with_cache
 
 from ensemble_distill.errors import EdistillError
@@ -120,3 +122,13 @@ def test_a_refusal_of_the_method_itself_is_passed_on(tmp_path: Path) -> None:
     method = open_method(f"{tmp_path / 'mine.py'}:Mine")
     with pytest.raises(EdistillError, match=r"^numbers only$"):
         method.family(None)  # type: ignore[arg-type]
+
+
+def test_a_stage_may_freeze_the_body(folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    freezes = "def same(student):\n    student.freeze(['body'])\n    return student"
+    file.write_text(MINE.replace("def same(student):\n    return student", freezes))
+    mine = {"train.method": f"{file}:Mine"}
+    runs = [train(tiny.settings(folder, mine | {"train.epochs": n, "output.name": f"frozen-{n}"})) for n in (1, 2)]
+    first, second = (load_file(run.folder / "student.safetensors") for run in runs)
+    assert {key.partition(".")[0] for key in first if not torch.equal(first[key], second[key])} == {"heads"}
