@@ -35,11 +35,6 @@ class Spreading(nn.Module):
         nn.init.zeros_(self.spread.weight)
         nn.init.zeros_(self.spread.bias)
 
-    def train(self, mode: bool = True) -> Spreading:
-        super().train(mode)
-        self.body.eval()  # the body stays as it is, with its statistics
-        return self
-
     def forward(self, x: Tensor) -> Tensor:
         features = self.body(x)
         with torch.autocast(x.device.type, enabled=False):
@@ -50,14 +45,8 @@ class Spreading(nn.Module):
     def moved(self, heads: Tensor, features: Tensor) -> Tensor:
         """Log-probabilities of the heads (B, M, K), spread by a factor of their row."""
         pooled, center = together(heads), heads.mean(1, keepdim=True)
-        p = pooled.exp().squeeze(1)
-        total = -(p * pooled.squeeze(1)).sum(-1, keepdim=True).clamp(max=-1e-6)
-        model = (heads.exp() * (heads - pooled)).sum(-1).mean(1).unsqueeze(1)
-        unsure = (total / torch.maximum(model, FAINT * total)).log()
-        uneven = p * (1 - p)
-        uneven = uneven / uneven.sum(1, keepdim=True).clamp_min(1e-9)
-        known = [unsure, total.log() / 3, p, pooled.squeeze(1).clamp_min(-14) / 5, uneven, features]
-        factor = (0.5 * self.spread(torch.cat(known, 1))).clamp(-3, 3).exp().unsqueeze(-1)
+        known = torch.cat([facts(heads.double().log_softmax(-1)).to(features), features], 1)
+        factor = (0.5 * self.spread(known)).clamp(-3, 3).exp().unsqueeze(-1)
         heads = center + factor * (heads - center)
         for _ in range(ANCHORED):
             heads = heads.log_softmax(-1)
@@ -68,6 +57,22 @@ class Spreading(nn.Module):
 def together(heads: Tensor) -> Tensor:
     """The log of the mean probabilities, (B, 1, K)."""
     return heads.exp().mean(1, keepdim=True).clamp_min(1e-30).log()
+
+
+def facts(heads: Tensor) -> Tensor:
+    """What heads say of a row, (B, 2 + 3 K): total ÷ model uncertainty, the total, and of each class its probability.
+
+    In float64: the uncertainties of nearly certain rows are small differences.
+    """
+    pooled = together(heads)
+    log_p = pooled.squeeze(1)
+    p = log_p.exp()
+    total = -(p * log_p).sum(-1, keepdim=True).clamp(max=-1e-6)
+    model = (heads.exp() * (heads - pooled)).sum(-1).mean(1).unsqueeze(1)
+    unsure = (total / torch.maximum(model, FAINT * total)).log()
+    uneven = p * (1 - p)
+    uneven = uneven / uneven.sum(1, keepdim=True).clamp_min(1e-9)
+    return torch.cat([unsure, total.log() / 3, p, log_p.clamp_min(-14) / 5, uneven], 1)
 
 
 def make_spreading(width: int = 16, tail: int = 512, members: int = 10, classes: int = 10) -> nn.Module:
@@ -116,6 +121,7 @@ def begun(student, run: Path):
     own = student.heads.layers[0]
     own.weight.copy_(torch.eye(members * classes).view(members, classes, -1).transpose(1, 2))
     own.bias.zero_()
-    student.requires_grad_(False)
-    body.spread.requires_grad_(True)
-    return student.train(student.training)
+    for parameter in (body.weight, body.bias):
+        parameter.requires_grad_(False)
+    student.freeze(["body.body", "heads"])
+    return student
