@@ -1,9 +1,9 @@
-"""How much of the members' disagreement the classes tell that are confused: python examples/cifar10_resnet8/classes.py
-WORK
+"""How much of the members' disagreement the confused classes tell: python examples/cifar10_resnet8/classes.py [WORK]
 
-WORK is the folder of run.py or seeds.py, whose cache it reads. From what the ensemble predicts together it guesses the
-model uncertainty of the test rows: by the entropy H[p], by Σ_k p_k (1 − p_k), and by Σ_k s_k p_k (1 − p_k) with numbers
-s_k fitted on the calibration rows. It prints the scaled l1 error of each guess, and its worth in members.
+WORK is the folder in which run.py or seeds.py has cached the members; by default `output` beside this file. From the
+pooled prediction p of the ensemble it guesses the model uncertainty of the test rows: by the entropy H[p], by Σ_k p_k
+(1 − p_k), and by Σ_k s_k p_k (1 − p_k) with numbers s_k fitted on the calibration rows. It prints the scaled l1 error
+of each guess, and its worth in members.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ from numpy.typing import NDArray
 
 from ensemble_distill.cache.reader import Cache
 
-LADDER = Path(__file__).parents[1] / "diversity" / "cifar10" / "ladder.csv"
+HERE = Path(__file__).parent
+LADDER = HERE.parent / "diversity" / "cifar10" / "ladder.csv"
 Array = NDArray[np.float64]
 
 
 def main() -> None:
-    (p, wanted), (own, own_wanted) = (read(Path(sys.argv[1]), split) for split in ("test", "calibration"))
+    work = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE / "output"
+    (p, wanted), (own, own_wanted) = (read(work, split) for split in ("test", "calibration"))
     by_class = fitted(own * (1 - own), own_wanted)
     print("s_k, relative to their mean:", np.round(by_class / by_class.mean(), 2))
     guesses = {"H[p]": entropy(p), "sum p (1 - p)": (p * (1 - p)).sum(1), "sum s p (1 - p)": (p * (1 - p)) @ by_class}
@@ -46,13 +48,13 @@ def entropy(p: Array) -> Array:
 
 
 def fitted(parts: Array, wanted: Array, steps: int = 20) -> Array:
-    """Numbers s ≥ 0 with parts (N, K) @ s near wanted (N,), by steps of expectation maximization (Richardson 1972).
+    """Numbers s ≥ 0 that bring parts (N, K) @ s near wanted (N,): steps down the generalized KL (Richardson 1972).
 
     Few steps from equal numbers keep them near each other where there are few rows.
     """
     s = np.full(parts.shape[1], wanted.sum() / parts.sum())
     for _ in range(steps):
-        s *= (parts.T @ (wanted / (parts @ s))) / parts.sum(0)
+        s *= (parts.T @ (wanted / np.maximum(parts @ s, 1e-300))) / parts.sum(0)
     return s
 
 

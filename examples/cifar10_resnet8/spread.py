@@ -1,10 +1,11 @@
-"""A student that knows how far its members differ on a row: a trained Hydra with a learned spread.
+"""A learned spread: how far a trained Hydra's heads move apart on each row.
 
-A method and a body of one's own, for `edistill train --method spread.py:Spread`.
+A custom method and a custom body, for `edistill train --method spread.py:Spread`.
 """
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
@@ -15,15 +16,15 @@ from torch import Tensor, nn
 
 from ensemble_distill import Method, Stage
 
-FAINT = 1e-4  # share of the total uncertainty below which the heads' differences are rounding
-ANCHORED = 3  # how often what the heads predict together is brought back, as `calibrate` does
+FAINT = 1e-4  # share of the total uncertainty below which the heads' differences are rounding, as in `calibrate`
+ANCHORED = 3  # how often the pooled prediction is brought back, as in `calibrate`
 
 
 class Spreading(nn.Module):
     """A Hydra's body and heads as one body, whose features are its heads' logits, spread anew on each row.
 
-    A row's factor is the root of exp(a linear function of features, probabilities and uncertainties). What the heads
-    predict together stays.
+    A row's factor is exp(½ s), where s is a linear function of the features and of `row_facts`, between −3 and 3 after
+    halving. The pooled prediction stays nearly the same.
     """
 
     def __init__(self, width: int, tail: int, members: int, classes: int) -> None:
@@ -45,7 +46,7 @@ class Spreading(nn.Module):
     def moved(self, heads: Tensor, features: Tensor) -> Tensor:
         """Log-probabilities of the heads (B, M, K), spread by a factor of their row."""
         pooled, center = together(heads), heads.mean(1, keepdim=True)
-        known = torch.cat([facts(heads.double().log_softmax(-1)).to(features), features], 1)
+        known = torch.cat([row_facts(heads).to(features), features], 1)
         factor = (0.5 * self.spread(known)).clamp(-3, 3).exp().unsqueeze(-1)
         heads = center + factor * (heads - center)
         for _ in range(ANCHORED):
@@ -55,33 +56,35 @@ class Spreading(nn.Module):
 
 
 def together(heads: Tensor) -> Tensor:
-    """The log of the mean probabilities, (B, 1, K)."""
-    return heads.exp().mean(1, keepdim=True).clamp_min(1e-30).log()
+    """The log of the mean probabilities, (B, 1, K), of log-probabilities (B, M, K)."""
+    return heads.logsumexp(1, keepdim=True) - math.log(heads.shape[1])
 
 
-def facts(heads: Tensor) -> Tensor:
-    """What heads say of a row, (B, 2 + 3 K): total ÷ model uncertainty, the total, and of each class its probability.
+def row_facts(heads: Tensor) -> Tensor:
+    """What the heads' log-probabilities (B, M, K) say of a row, (B, 2 + 3 K).
 
-    In float64: the uncertainties of nearly certain rows are small differences.
+    ln(total ÷ model uncertainty), ln(total) ÷ 3, and of each class p, ln p ÷ 5 and its share of Σ p (1 − p), where p is
+    the pooled prediction. In float64: the uncertainties of nearly certain rows are small differences.
     """
+    heads = heads.double().log_softmax(-1)
     pooled = together(heads)
     log_p = pooled.squeeze(1)
     p = log_p.exp()
-    total = -(p * log_p).sum(-1, keepdim=True).clamp(max=-1e-6)
+    total = (-(p * log_p).sum(-1, keepdim=True)).clamp_min(1e-6)
     model = (heads.exp() * (heads - pooled)).sum(-1).mean(1).unsqueeze(1)
     unsure = (total / torch.maximum(model, FAINT * total)).log()
-    uneven = p * (1 - p)
-    uneven = uneven / uneven.sum(1, keepdim=True).clamp_min(1e-9)
-    return torch.cat([unsure, total.log() / 3, p, log_p.clamp_min(-14) / 5, uneven], 1)
+    share = p * (1 - p)
+    share = share / share.sum(1, keepdim=True).clamp_min(1e-9)
+    return torch.cat([unsure, total.log() / 3, p, log_p.clamp_min(-14) / 5, share], 1)
 
 
 def make_spreading(width: int = 16, tail: int = 512, members: int = 10, classes: int = 10) -> nn.Module:
     return Spreading(width, tail, members, classes)
 
 
-class SpreadOptions(BaseModel, extra="ignore"):  # the folder's [method] table is of the Hydra
+class SpreadOptions(BaseModel, extra="ignore", populate_by_name=True):  # the folder's [method] table is of the Hydra
     run: str = Field("runs/hydra-s0", description="The trained Hydra, of linear heads.")
-    size_weight: float = Field(1.0, alias="size-weight", description="Weight of the deviations.")
+    size_weight: float = Field(0.1, ge=0, alias="size-weight", description="Weight of the deviations in the loss.")
 
 
 class Spread(Method):
@@ -112,6 +115,8 @@ class Spread(Method):
 def begun(student, run: Path):
     """The student with the weights of a run. Its own heads pass on what the body's say; only the spread is trained."""
     saved, body = load_file(run / "student.safetensors"), student.body
+    if saved["heads.layers.0.weight"].shape[-1] != body.bias.shape[1]:
+        raise SystemExit(f"The heads of {run} are not linear. Train it with student.heads = [].")
     body.body.load_state_dict({k.removeprefix("body."): v for k, v in saved.items() if k.startswith("body.")})
     weight = saved["heads.layers.0.weight"]  # (M, F, K)
     body.weight.copy_(weight.transpose(0, 1).flatten(1))
