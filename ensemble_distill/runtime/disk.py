@@ -31,7 +31,7 @@ def refuse_no_folder(folder: Path, key: str) -> None:
 
 
 def refuse_unwritable(folder: Path, key: str) -> None:
-    """Raise EdistillError if nothing may be written to a folder, which need not exist yet, or it can be none.
+    """Raise EdistillError if nothing may be written to a folder, which need not exist yet, or if it cannot be made.
 
     Args:
         key: the setting that names it.

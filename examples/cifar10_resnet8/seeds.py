@@ -1,7 +1,8 @@
 """The student of run.py, a longer trained and a wider one, several seeds: python examples/cifar10_resnet8/seeds.py
 ../shared
 
-`--students w16-long --seeds 0` trains some of them. Each finished one is a line of seeds.csv beside this file, and is
+`--students w16-long --seeds 0` trains some of them. Names that end in -spread are students of those names, trained on
+by spread.py; they need the run in the same folder. Each finished one is a line of seeds.csv beside this file, and is
 then skipped, so that the study can continue anywhere. Bodies are compiled (torch.compile), which needs a C++ compiler:
 on one core that multiplies bfloat16, an epoch of w16 then takes 43 s instead of 71.
 """

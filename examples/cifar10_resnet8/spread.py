@@ -41,9 +41,9 @@ class Spreading(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             features = features.float()
             heads = (features @ self.weight).view(-1, *self.bias.shape) + self.bias
-            return self.moved(heads.log_softmax(-1), features).flatten(1)
+            return self.spread_apart(heads.log_softmax(-1), features).flatten(1)
 
-    def moved(self, heads: Tensor, features: Tensor) -> Tensor:
+    def spread_apart(self, heads: Tensor, features: Tensor) -> Tensor:
         """Log-probabilities of the heads (B, M, K), spread by a factor of their row."""
         pooled, center = together(heads), heads.mean(1, keepdim=True)
         known = torch.cat([row_facts(heads).to(features), features], 1)
@@ -99,7 +99,7 @@ class Spread(Method):
 
     def stages(self, options, members):
         def start(student):
-            return begun(student.with_heads(members), Path(options.run))
+            return start_from_run(student.with_heads(members), Path(options.run))
 
         def loss(batch, student, step):
             """The pattern of the model uncertainty over rows, and the deviations, which decide its size."""
@@ -112,7 +112,7 @@ class Spread(Method):
 
 
 @torch.no_grad()
-def begun(student, run: Path):
+def start_from_run(student, run: Path):
     """The student with the weights of a run. Its own heads pass on what the body's say; only the spread is trained."""
     saved, body = load_file(run / "student.safetensors"), student.body
     if saved["heads.layers.0.weight"].shape[-1] != body.bias.shape[1]:

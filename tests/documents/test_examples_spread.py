@@ -53,7 +53,7 @@ def test_it_begins_with_the_trained_student_and_trains_the_spread_alone(
     spread: Any, trained: Student, tmp_path: Path
 ) -> None:
     own = Student(spread.make_spreading(1, 2, 4, 5), Heads(4, 20, (), 5), CategoricalFamily())
-    begun = spread.begun(own, tmp_path)
+    begun = spread.start_from_run(own, tmp_path)
     names = {name for name, parameter in begun.named_parameters() if parameter.requires_grad}
     assert names == {"body.spread.weight", "body.spread.bias"}
     with torch.no_grad():
@@ -66,7 +66,7 @@ def test_deviations_grow_by_the_factor_of_their_row_and_the_pooled_prediction_st
     spread: Any, trained: Student, tmp_path: Path
 ) -> None:
     own = Student(spread.make_spreading(1, 2, 4, 5), Heads(4, 20, (), 5), CategoricalFamily())
-    begun = spread.begun(own, tmp_path)
+    begun = spread.start_from_run(own, tmp_path)
     x = torch.randn(50, 3)
     with torch.no_grad():
         before = Categorical(trained(x))
